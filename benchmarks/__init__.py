@@ -1,0 +1,1 @@
+"""One question per file; the first line of each is what we expect."""

@@ -1,0 +1,1 @@
+"""The seam with diffusers: schedulers, layouts and checkpoints."""

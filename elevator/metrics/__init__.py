@@ -1,0 +1,1 @@
+"""What `elevator evaluate` computes."""

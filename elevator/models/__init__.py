@@ -1,0 +1,1 @@
+"""Learned or patched network parts, one part of a paper per file."""

@@ -1,0 +1,1 @@
+"""Recipes as one object each, in the shape of a diffusers pipeline."""

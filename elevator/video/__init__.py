@@ -1,0 +1,1 @@
+"""Files, windows and jobs: video in and out."""

@@ -1,0 +1,4 @@
+"""Maps on latents and frames, imported as `elevator.filters`."""
+
+if __name__ != "elevator.filters":
+    raise ImportError("this folder is the package elevator.filters; import it under that name")
