@@ -1,0 +1,81 @@
+"""Options, markers and fixtures that every test may use.
+
+Nothing of ours is imported at the top: the fixtures import what they need.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+
+import pytest
+import torch
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("elevator")
+    group.addoption("--device", default="cpu", help="device the tests run on (default: cpu)")
+    group.addoption(
+        "--dtype",
+        default="float32",
+        choices=["float16", "bfloat16", "float32", "float64"],
+        help="dtype of latents and networks (default: float32)",
+    )
+    group.addoption(
+        "--goldens",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="folder of recorded tensors to compare with, one subfolder per paper",
+    )
+    group.addoption("--slow", action="store_true", help="run tests marked slow too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    goldens = config.getoption("--goldens")
+    if goldens is not None and not goldens.is_dir():
+        raise pytest.UsageError(f"--goldens {goldens} is not a folder")
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, min(4, (os.cpu_count() or 1) // workers)))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    skip_slow = pytest.mark.skip(reason="slow; run with --slow")
+    skip_gpu = pytest.mark.skip(reason="needs a GPU; run with --device cuda")
+    on_gpu = str(config.getoption("--device")).startswith("cuda")
+    for item in items:
+        if "slow" in item.keywords and not config.getoption("--slow"):
+            item.add_marker(skip_slow)
+        if "gpu" in item.keywords and not on_gpu:
+            item.add_marker(skip_gpu)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    """The same global seed for every test, and no trace of it afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(str(request.config.getoption("--device")))
+
+
+@pytest.fixture(scope="session")
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    chosen = getattr(torch, str(request.config.getoption("--dtype")))
+    assert isinstance(chosen, torch.dtype)
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def goldens(request: pytest.FixtureRequest) -> Path:
+    """The folder of recorded tensors; a test that asks for it is skipped where there is none."""
+    folder = request.config.getoption("--goldens")
+    if folder is None:
+        pytest.skip("no recorded tensors; run with --goldens DIR")
+    assert isinstance(folder, Path)
+    return folder
