@@ -1,0 +1,28 @@
+# Every target uses the active environment; see CONTRIBUTING.md for making one.
+PYTHON ?= python
+ARGS ?=
+
+.PHONY: check test lint types bench wheel-test
+
+check: lint types test
+
+test:
+	$(PYTHON) -m pytest -q $(ARGS)
+
+lint:
+	ruff check .
+	ruff format --check .
+	typos
+
+types:
+	mypy
+	pyright --pythonpath "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
+
+bench:
+	@set -e; for file in benchmarks/[!_]*.py; do \
+		[ -e "$$file" ] || continue; \
+		echo "== $$file --tiny"; $(PYTHON) "$$file" --tiny; \
+	done
+
+wheel-test:
+	PYTHON="$(PYTHON)" .ci/wheel-test
