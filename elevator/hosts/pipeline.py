@@ -1,0 +1,115 @@
+"""What `attach` needs of a pipeline beside its scheduler: sizes, frames, generator, last output."""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from elevator.hosts.layouts import LAYOUTS
+from elevator.hosts.scheduler import Engine
+from elevator.noise import seed_of
+
+__all__ = ["knows_its_frames", "network_of", "seeds_of", "watch_latents", "watch_network"]
+
+
+def network_of(pipeline: Any) -> nn.Module | None:
+    """The denoising network of a pipeline (`unet` or `transformer`)."""
+    network = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
+    return network if isinstance(network, nn.Module) else None
+
+
+def knows_its_frames(pipeline: Any) -> bool:
+    """Whether the pipeline itself tells how many frames a clip has."""
+    pattern = LAYOUTS.get(type(pipeline).__name__, "")
+    if pattern and "(b f)" not in pattern:
+        return True
+    prepare = getattr(pipeline, "prepare_latents", None)
+    return prepare is not None and "num_frames" in inspect.signature(prepare).parameters
+
+
+class _Prepare:
+    """A pipeline's `prepare_latents` that tells what it was asked; pickles as the plain method."""
+
+    def __init__(self, pipeline: Any, told: Callable[[dict[str, Any]], None]) -> None:
+        self._pipeline = pipeline
+        self._original = pipeline.prepare_latents
+        self._told = told
+        self.__wrapped__ = self._original  # inspect.signature follows it
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        bound = inspect.signature(self._original).bind(*args, **kwargs)
+        self._told(dict(bound.arguments))
+        return self._original(*args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        return getattr, (self._pipeline, "prepare_latents")
+
+
+@contextmanager
+def watch_latents(pipeline: Any, told: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Call `told(arguments)` whenever the pipeline prepares its latents."""
+    if not hasattr(pipeline, "prepare_latents"):
+        yield
+        return
+    own = vars(pipeline)
+    before = own.get("prepare_latents")
+    own["prepare_latents"] = _Prepare(pipeline, told)
+    try:
+        yield
+    finally:
+        if before is None:
+            del own["prepare_latents"]
+        else:
+            own["prepare_latents"] = before
+
+
+class _Capture:
+    """A forward hook that keeps a network's last output; pickles as a hook that does nothing."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __call__(self, module: nn.Module, inputs: Sequence[Any], output: Any) -> None:
+        first = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
+        self._engine.network_output = first if isinstance(first, Tensor) else None
+
+    def __reduce__(self) -> Any:
+        return _nothing_hook, ()
+
+
+def _ignore(module: nn.Module, inputs: Sequence[Any], output: Any) -> None:
+    """The forward hook a pickled pipeline is left with."""
+
+
+def _nothing_hook() -> Callable[[nn.Module, Sequence[Any], Any], None]:
+    return _ignore
+
+
+@contextmanager
+def watch_network(network: nn.Module | None, engine: Engine) -> Iterator[None]:
+    """Keep the network's last raw output at hand for `Step.conditional`.
+
+    A native forward hook: it survives offloading, casting and compilation, unlike replaced
+    `forward` methods.
+    """
+    if network is None:
+        yield
+        return
+    handle = network.register_forward_hook(_Capture(engine))
+    try:
+        yield
+    finally:
+        handle.remove()
+        engine.network_output = None
+
+
+def seeds_of(generator: torch.Generator | Sequence[torch.Generator] | None) -> tuple[int, ...]:
+    """One seed per generator given to a pipeline; empty where none was."""
+    if generator is None:
+        return ()
+    if isinstance(generator, torch.Generator):
+        return (seed_of(generator),)
+    return tuple(seed_of(one) for one in generator)

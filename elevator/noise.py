@@ -1,0 +1,135 @@
+"""Where hooks draw noise from: keyed by default, streamed or recorded on request.
+
+Keyed noise depends only on (seed, step, place of the hook in the chain, name, absolute frame), so
+windows, resumed and reordered work see the same noise, and no generator of the host advances.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from elevator.errors import HookError
+from elevator.latent import Latent
+
+__all__ = ["Key", "KeyedNoise", "Noise", "RecordedNoise", "StreamedNoise", "seed_of"]
+
+
+class Key(NamedTuple):
+    """Which noise is wanted.
+
+    Attributes:
+        step: index of the sampling step (0 = noisiest).
+        place: position of the hook in nested chains, outermost first.
+        name: what the noise is for, unique within the hook and step.
+        first_frame: absolute index of the first frame of the latent.
+    """
+
+    step: int
+    place: tuple[int, ...]
+    name: str
+    first_frame: int = 0
+
+
+class Noise(Protocol):
+    """A source of standard normal latents."""
+
+    def __call__(self, key: Key, shape: Sequence[int], device: torch.device) -> Latent:
+        """Draw noise of shape `(b, c, f, h, w)`, float32, on `device`."""
+        ...
+
+
+def _integer(*parts: object) -> int:
+    """A 63-bit integer that depends on the parts and on nothing else (no salted hashes)."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def seed_of(generator: torch.Generator) -> int:
+    """A seed from a generator's present state; the generator does not advance.
+
+    Two generators in the same state give the same seed; one that was drawn from gives another.
+    """
+    state = generator.get_state().numpy().tobytes()
+    return int.from_bytes(hashlib.blake2b(state, digest_size=8).digest(), "big") >> 1
+
+
+@dataclass(frozen=True)
+class KeyedNoise:
+    """Noise as a function of its key, drawn on the CPU so that every device sees the same.
+
+    Attributes:
+        seeds: one seed per batch row; rows past the end count on from the last one.
+    """
+
+    seeds: tuple[int, ...] = (0,)
+
+    def __call__(self, key: Key, shape: Sequence[int], device: torch.device) -> Latent:
+        """Draw noise of shape `(b, c, f, h, w)`."""
+        b, c, f, h, w = shape
+        if device.type == "meta":
+            return torch.empty(b, c, f, h, w, device=device)
+        generator = torch.Generator()
+        noise = torch.empty(b, c, f, h, w)
+        for row in range(b):
+            seed = self.seeds[min(row, len(self.seeds) - 1)]
+            extra = max(0, row - len(self.seeds) + 1)
+            for frame in range(f):
+                absolute = key.first_frame + frame
+                generator.manual_seed(
+                    _integer(seed, extra, key.step, key.place, key.name, absolute)
+                )
+                noise[row, :, frame] = torch.randn(c, h, w, generator=generator)
+        return noise.to(device)
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedNoise:
+    """Noise from one generator in the order of the draws, as published sampling loops do.
+
+    Frames are drawn as the batch axis, `(b f) c h w`. The generator advances.
+    """
+
+    generator: torch.Generator
+
+    def __call__(self, key: Key, shape: Sequence[int], device: torch.device) -> Latent:
+        """Draw noise of shape `(b, c, f, h, w)`."""
+        b, c, f, h, w = shape
+        if device.type == "meta":
+            return torch.empty(b, c, f, h, w, device=device)
+        drawn = torch.randn(b * f, c, h, w, generator=self.generator, device=self.generator.device)
+        return rearrange(drawn, "(b f) c h w -> b c f h w", f=f).to(device)
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedNoise:
+    """Noise given as tensors: by the (step, name) it belongs to, or in the order of the draws.
+
+    Attributes:
+        by_key: tensors `(b f) c h w` or `b c f h w`; looked up as `(step, name)`.
+        in_order: tensors used, one a draw, where `by_key` has none.
+    """
+
+    by_key: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+    in_order: list[Tensor] = field(default_factory=list)
+
+    def __call__(self, key: Key, shape: Sequence[int], device: torch.device) -> Latent:
+        """Give the recorded noise as `(b, c, f, h, w)`."""
+        if (key.step, key.name) in self.by_key:
+            drawn = self.by_key[key.step, key.name]
+        elif self.in_order:
+            drawn = self.in_order.pop(0)
+        else:
+            raise HookError(f"no noise was recorded for {key}; record a tensor of shape {tuple(shape)}")
+        if drawn.ndim == 4:
+            drawn = rearrange(drawn, "(b f) c h w -> b c f h w", f=shape[2])
+        return _float(drawn, device)
+
+
+def _float(noise: Float[Tensor, "b c f h w"], device: torch.device) -> Latent:
+    return noise.to(device=device, dtype=torch.float32)
