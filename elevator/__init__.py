@@ -1,3 +1,67 @@
-"""Training-free sampling-step hooks that lift the quality of diffusion video."""
+"""Training-free sampling-step hooks that lift the quality of diffusion video.
+
+A sampling-step hook is a map from clean latents to clean latents; `attach` puts one inside any
+diffusers pipeline. Importing this package loads no diffusers.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from elevator.attach import attach as attach
+from elevator.attach import check as check
+from elevator.cite import cite as cite
+from elevator.combine import at as at
+from elevator.combine import between as between
+from elevator.combine import blend as blend
+from elevator.combine import chain as chain
+from elevator.combine import every as every
+from elevator.combine import identity as identity
+from elevator.combine import stateless as stateless
+from elevator.combine import when as when
+from elevator.denoiser import Denoiser as Denoiser
+from elevator.errors import CheckError as CheckError
+from elevator.errors import CheckpointError as CheckpointError
+from elevator.errors import ElevatorError as ElevatorError
+from elevator.errors import HookError as HookError
+from elevator.errors import LayoutError as LayoutError
+from elevator.hook import Hook as Hook
+from elevator.hook import Host as Host
+from elevator.hook import Run as Run
+from elevator.hook import Step as Step
+from elevator.latent import Latent as Latent
+from elevator.latent import current_frames as current_frames
+from elevator.level import Level as Level
+from elevator.level import Prediction as Prediction
+from elevator.noise import KeyedNoise as KeyedNoise
+from elevator.noise import RecordedNoise as RecordedNoise
+from elevator.noise import StreamedNoise as StreamedNoise
+from elevator.patch import Patch as Patch
+from elevator.plan import plan as plan
+from elevator.renoise import FreshNoise as FreshNoise
+from elevator.renoise import KeepNoise as KeepNoise
+from elevator.renoise import Renoise as Renoise
+from elevator.renoise import renoise as renoise
+from elevator.schedule import Schedule as Schedule
+
+if TYPE_CHECKING:
+    from elevator.hosts.denoiser import denoiser as denoiser
+    from elevator.pipelines.video_elevator import VideoElevatorPipeline as VideoElevatorPipeline
 
 __version__ = "0.1.0"
+
+# Names that need diffusers load on first use.
+_LAZY = {
+    "denoiser": "elevator.hosts.denoiser",
+    "VideoElevatorPipeline": "elevator.pipelines.video_elevator",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        import importlib
+
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'elevator' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

@@ -113,7 +113,9 @@ def attach(
             engine.frames = int(arguments["num_frames"])
 
     scheduler, network = pipeline.scheduler, network_of(pipeline)
-    engine = Engine(scheduler, hook, lambda ndim: layout or layout_of(pipeline, ndim), frames, source)
+    engine = Engine(
+        scheduler, hook, lambda ndim: layout or layout_of(pipeline, ndim), frames, source
+    )
     original = type(scheduler)
     with ExitStack() as undo:
         if frames is not None:

@@ -11,6 +11,7 @@ from elevator.latent import Latent
 
 __all__ = ["at", "between", "blend", "chain", "every", "identity", "stateless", "when"]
 
+AnyHook = Hook[Any]
 States = tuple[Any, ...]
 
 
@@ -84,9 +85,7 @@ class _Wrapper(Hook[Any]):
     def update(self, clean: Latent, step: Step, state: Any) -> tuple[Latent, Any]:
         return self.hook.update(clean, step, state)
 
-    def finish(
-        self, clean: Latent, proposed: Latent, step: Step, state: Any
-    ) -> tuple[Latent, Any]:
+    def finish(self, clean: Latent, proposed: Latent, step: Step, state: Any) -> tuple[Latent, Any]:
         return self.hook.finish(clean, proposed, step, state)
 
 
@@ -121,7 +120,7 @@ class _At(_Wrapper):
 def at(steps: Iterable[int], hook: AnyHook) -> AnyHook:
     """Apply `hook` at the given step indices only (0 = noisiest)."""
     chosen = frozenset(steps)
-    if any(not isinstance(index, int) or index < 0 for index in chosen):
+    if any(index < 0 for index in chosen):
         raise ValueError(f"at takes step indices from 0 (noisiest) up, got {sorted(chosen)}")
     return _At(hook, chosen)
 
@@ -159,7 +158,8 @@ def between(start: int | float, stop: int | float, hook: AnyHook) -> AnyHook:
     for bound in (start, stop):
         if bound < 0 or (isinstance(bound, float) and bound > 1):
             raise ValueError(
-                f"between takes step indices (int >= 0) or fractions (float in [0, 1]), got {bound!r}"
+                "between takes step indices (int >= 0) or fractions (float in [0, 1]), "
+                f"got {bound!r}"
             )
     return _Between(hook, start, stop)
 
@@ -185,7 +185,9 @@ class _Every(_Wrapper):
 def every(period: int, hook: AnyHook, offset: int = 0) -> AnyHook:
     """Apply `hook` at steps `offset`, `offset + period`, `offset + 2 * period`, ..."""
     if period < 1 or not 0 <= offset < period:
-        raise ValueError(f"every needs period >= 1 and 0 <= offset < period, got {period}, {offset}")
+        raise ValueError(
+            f"every needs period >= 1 and 0 <= offset < period, got {period}, {offset}"
+        )
     return _Every(hook, period, offset)
 
 
@@ -249,9 +251,7 @@ class _Stateless(Hook[tuple[()]]):
     def __repr__(self) -> str:
         return f"stateless({_name(self.function)})"
 
-    def update(
-        self, clean: Latent, step: Step, state: tuple[()]
-    ) -> tuple[Latent, tuple[()]]:
+    def update(self, clean: Latent, step: Step, state: tuple[()]) -> tuple[Latent, tuple[()]]:
         return self.function(clean, step), state
 
 

@@ -132,9 +132,7 @@ class Hook(ABC, Generic[S]):
             state: what `init` or the last `update` returned.
         """
 
-    def finish(
-        self, clean: Latent, proposed: Latent, step: Step, state: S
-    ) -> tuple[Latent, S]:
+    def finish(self, clean: Latent, proposed: Latent, step: Step, state: S) -> tuple[Latent, S]:
         """Replace the next noisy latent, or return `proposed` itself to leave it.
 
         Args:

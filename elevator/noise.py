@@ -7,7 +7,7 @@ windows, resumed and reordered work see the same noise, and no generator of the 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -36,6 +36,7 @@ class Key(NamedTuple):
     first_frame: int = 0
 
 
+@runtime_checkable
 class Noise(Protocol):
     """A source of standard normal latents."""
 
@@ -125,7 +126,9 @@ class RecordedNoise:
         elif self.in_order:
             drawn = self.in_order.pop(0)
         else:
-            raise HookError(f"no noise was recorded for {key}; record a tensor of shape {tuple(shape)}")
+            raise HookError(
+                f"no noise was recorded for {key}; record a tensor of shape {tuple(shape)}"
+            )
         if drawn.ndim == 4:
             drawn = rearrange(drawn, "(b f) c h w -> b c f h w", f=shape[2])
         return _float(drawn, device)

@@ -13,7 +13,7 @@ __all__ = ["Patch"]
 
 
 class Patch(ABC):
-    """A change inside a network for the length of a `with` block. Subclasses are frozen dataclasses."""
+    """A change inside a network for the length of a `with` block; a frozen dataclass."""
 
     paper: ClassVar[str | None] = None
 

@@ -20,13 +20,13 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, final
 from elevator.hook import Hook, Host, Run, Step, parts
 from elevator.latent import Latent
 
-__all__ = ["FreshNoise", "KeepNoise", "Renoise", "renoise", "renoise_conflicts"]
+__all__ = ["FreshNoise", "KeepNoise", "Renoise", "renoise", "renoise_conflicts", "rules"]
 
 S = TypeVar("S")
 
 
 class Renoise(ABC, Generic[S]):
-    """A rule bound to one hook by `renoise(hook, rule)`. Subclasses are final frozen dataclasses."""
+    """A rule bound to one hook by `renoise(hook, rule)`; a final, frozen dataclass."""
 
     paper: ClassVar[str | None] = None
 
@@ -87,7 +87,9 @@ class _Renoised(Hook[_State]):
     def finish(
         self, clean: Latent, proposed: Latent, step: Step, state: _State
     ) -> tuple[Latent, _State]:
-        latent, rule = self.rule.update(clean if state.changed else None, proposed, step, state.rule)
+        latent, rule = self.rule.update(
+            clean if state.changed else None, proposed, step, state.rule
+        )
         return latent, _State(state.hook, rule, changed=False)
 
     def acts_at(self, steps: int) -> frozenset[int]:
@@ -119,16 +121,16 @@ def renoise(hook: Hook[Any], rule: Renoise[Any]) -> Hook[Any]:
     return _Renoised(hook, rule)
 
 
-def has_rules(hook: Hook[Any]) -> bool:
-    """Whether any re-noising rule is bound inside `hook`."""
-    return any(isinstance(part, _Renoised) for part in parts(hook))
+def rules(hook: Hook[Any]) -> tuple[Renoise[Any], ...]:
+    """Every re-noising rule bound inside `hook`, outermost first."""
+    return tuple(part.rule for part in parts(hook) if isinstance(part, _Renoised))
 
 
 def renoise_conflicts(hook: Hook[Any], steps: int) -> Iterable[str]:
     """Steps claimed by two re-noising rules, as sentences; only one thing re-noises at a step."""
-    rules = [part for part in parts(hook) if isinstance(part, _Renoised)]
-    for position, one in enumerate(rules):
-        for other in rules[position + 1 :]:
+    bound = [part for part in parts(hook) if isinstance(part, _Renoised)]
+    for position, one in enumerate(bound):
+        for other in bound[position + 1 :]:
             both = one.rule.claims(one.acts_at(steps), steps) & other.rule.claims(
                 other.acts_at(steps), steps
             )
@@ -162,7 +164,7 @@ class KeepNoise(Renoise[tuple[()]]):
 @final
 @dataclass(frozen=True)
 class FreshNoise(Renoise[tuple[()]]):
-    r"""Draw new noise: $x' = \alpha' c' + \sigma' \eta$, $\eta \sim N(0, I)$ keyed by step and place.
+    r"""Draw new noise: $x' = \alpha' c' + \sigma' \eta$, with $\eta \sim N(0, I)$.
 
     As in SDEdit (Meng et al. 2022, arXiv 2108.01073) and RePaint (Lugmayr et al. 2022).
     """

@@ -41,7 +41,9 @@ class Schedule:
         if index == len(self):
             return self.final
         if not 0 <= index < len(self):
-            raise IndexError(f"level {index} of a schedule of {len(self)} steps; give 0..{len(self)}")
+            raise IndexError(
+                f"level {index} of a schedule of {len(self)} steps; give 0..{len(self)}"
+            )
         return Level(self.alphas[index], self.sigmas[index], self.timesteps[index])
 
     @property
@@ -77,7 +79,9 @@ class Schedule:
 
         Ratios outside the table take its first or last row; sigma = 0 takes the cleanest row.
         """
-        ratio = (level.sigma.double().clamp_min(_TINY) / level.alpha.double().clamp_min(_TINY)).log()
+        ratio = (
+            level.sigma.double().clamp_min(_TINY) / level.alpha.double().clamp_min(_TINY)
+        ).log()
         return self._interpolate(self._log_ratios().flip(0), ratio.to(self.alphas.device))
 
     def _log_ratios(self) -> Float[Tensor, " n"]:

@@ -20,6 +20,7 @@ GROUND = ("elevator.errors", "elevator.level", "elevator.schedule", "elevator.la
 CORE = (
     *GROUND,
     "elevator.noise",
+    "elevator.denoiser",
     "elevator.hook",
     "elevator.combine",
     "elevator.renoise",
@@ -48,6 +49,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "elevator.patch": (*GROUND, "elevator.hook"),
     "elevator.combine": (*GROUND, "elevator.noise", "elevator.hook"),
     "elevator.renoise": (*GROUND, "elevator.noise", "elevator.hook"),
+    "elevator.denoiser": GROUND,
     "elevator.cite": CORE,
     "elevator.attach": (*CORE, *RUN, "elevator.hosts"),
     "elevator.plan": (*CORE, *RUN, "elevator.hosts"),

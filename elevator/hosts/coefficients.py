@@ -194,8 +194,8 @@ def run_schedule(scheduler: Any) -> Schedule:
     alphas, sigmas = _pair(family, scheduler, scheduler.sigmas)
     if family.order == 2:  # 2n - 1 calls: the first, then pairs that share a step
         timesteps = timesteps[::2]
-        firsts = torch.arange(0, len(sigmas) - 1, 2)
         final = Level(alphas[-1], sigmas[-1], _scalar(0.0))
+        firsts = slice(0, 2 * len(timesteps), 2)
         return Schedule(alphas[firsts], sigmas[firsts], timesteps.double(), final)
     final = Level(alphas[len(timesteps)], sigmas[len(timesteps)], _scalar(0.0))
     count = len(timesteps)

@@ -12,7 +12,15 @@ from elevator.hosts.layouts import LAYOUTS
 from elevator.hosts.scheduler import Engine
 from elevator.noise import seed_of
 
-__all__ = ["knows_its_frames", "network_of", "seeds_of", "watch_latents", "watch_network"]
+__all__ = [
+    "frames_per_row",
+    "knows_its_frames",
+    "latent_shape",
+    "network_of",
+    "seeds_of",
+    "watch_latents",
+    "watch_network",
+]
 
 
 def network_of(pipeline: Any) -> nn.Module | None:
@@ -28,6 +36,30 @@ def knows_its_frames(pipeline: Any) -> bool:
         return True
     prepare = getattr(pipeline, "prepare_latents", None)
     return prepare is not None and "num_frames" in inspect.signature(prepare).parameters
+
+
+def frames_per_row(pipeline: Any, frames: int) -> int:
+    """Frames in one row of the network's batch: 1 for image networks, all for video networks."""
+    network = network_of(pipeline)
+    image = any(cls.__name__ == "UNet2DConditionModel" for cls in type(network).__mro__)
+    return 1 if image else frames
+
+
+def latent_shape(
+    pipeline: Any, frames: int, height: int | None, width: int | None
+) -> tuple[int, int, int, int]:
+    """(c, f, h, w) of the latents of one clip; sizes in pixels, the network's own by default."""
+    config = getattr(network_of(pipeline), "config", None)
+    own = getattr(config, "sample_size", None) or 64
+    own_height, own_width = (own, own) if isinstance(own, int) else own
+    scale = getattr(pipeline, "vae_scale_factor", 8)
+    channels = int(getattr(config, "out_channels", None) or getattr(config, "in_channels", 4))
+    return (
+        channels,
+        frames,
+        height // scale if height else int(own_height),
+        width // scale if width else int(own_width),
+    )
 
 
 class _Prepare:

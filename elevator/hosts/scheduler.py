@@ -24,7 +24,7 @@ from elevator.hosts.coefficients import (
 from elevator.hosts.layouts import from_host, to_host
 from elevator.level import Prediction, read_output, write_clean
 from elevator.noise import Noise
-from elevator.renoise import has_rules, renoise_conflicts
+from elevator.renoise import renoise_conflicts, rules
 from elevator.schedule import Schedule
 
 __all__ = ["Engine", "problems_of", "swap_class", "unswap_class"]
@@ -68,7 +68,7 @@ class Engine:
         self.network_output: Tensor | None = None
         self.runs = 0
         self.steps_seen = 0
-        self._rules = has_rules(hook)
+        self._rules = bool(rules(hook))
         self._schedule: Schedule | None = None
         self._run: Run | None = None
         self._state: Any = None
@@ -219,17 +219,17 @@ def _require_like(got: Tensor, expected: Tensor, hook: Hook[Any]) -> None:
 
 
 def _rebuild(cls: type, state: dict[str, Any]) -> Any:
-    scheduler = cls.__new__(cls)
+    scheduler = object.__new__(cls)
     scheduler.__dict__.update(state)
     return scheduler
 
 
 @functools.cache
-def _hooked(base: type) -> type:
+def _hooked(base: Any) -> Any:
     """The subclass of a scheduler class that hands its steps to the engine in its instance."""
 
-    class Hooked(base):  # type: ignore[misc]
-        @functools.wraps(base.set_timesteps)  # type: ignore[attr-defined]
+    class Hooked(base):
+        @functools.wraps(base.set_timesteps)
         def set_timesteps(self, *args: Any, **kwargs: Any) -> Any:
             result = super().set_timesteps(*args, **kwargs)
             engine = self.__dict__.get(_ENGINE)
@@ -237,7 +237,7 @@ def _hooked(base: type) -> type:
                 engine.begin()
             return result
 
-        @functools.wraps(base.step)  # type: ignore[attr-defined]
+        @functools.wraps(base.step)
         def step(
             self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
         ) -> Any:

@@ -1,0 +1,140 @@
+r"""DDIM inversion as a re-noising rule, with the correction of its error.
+
+From the clean latent $c$ up the host's own levels $u_j$, noisier and noisier
+(Song et al. 2021; VideoElevator, arXiv 2403.05438, section 3):
+
+$$e_j = \epsilon_\theta(z_{j}, u_{j+1}), \qquad
+  z_{j+1} = \alpha_{j+1} \frac{z_j - \sigma_j e_j}{\alpha_j} + \sigma_{j+1} e_j .$$
+
+The network is told the *new* level's timestep for the *old* latent. Until the next refinement each
+step is corrected by the error sampling would make on the inverted latents themselves
+(as in Direct Inversion, Ju et al. 2023, arXiv 2310.01506):
+
+$$x' \leftarrow x' + z_{i+1} - \text{DDIM}(z_i) .$$
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, final
+
+from elevator.denoiser import Denoiser
+from elevator.hook import Host, Run, Step
+from elevator.latent import Latent
+from elevator.level import Level
+from elevator.renoise import Renoise
+from elevator.samplers.ddim import DDIM
+
+__all__ = ["DDIMInversion"]
+
+
+class _Trail(NamedTuple):
+    """Inverted latents, cleanest first, up to the one at the next step's level."""
+
+    latents: tuple[Latent, ...] = ()
+    fresh: bool = False
+
+
+@final
+@dataclass(frozen=True)
+class DDIMInversion(Renoise[_Trail]):
+    """Put a changed clean estimate at the next level by inverting the host's own network.
+
+    Attributes:
+        invert: the host's network as used for the inversion; the paper uses the negative prompt,
+            unguided: `el.denoiser(t2i, negative, guidance=1)`.
+        correct: the host's network as used for the correction; the paper uses the prompt, unguided:
+            `el.denoiser(t2i, prompt, guidance=1)`. None: no correction.
+        calls: at most this many network calls per inversion, spread evenly over the levels; None
+            visits every level. The correction needs every level, so it excludes `calls`.
+        reuse: take the correction of the step right after a refinement from the host's own call,
+            whose conditional half it repeats when `correct` is the host's prompt and network.
+    """
+
+    invert: Denoiser
+    correct: Denoiser | None = None
+    calls: int | None = None
+    reuse: bool = False
+
+    paper: ClassVar[str | None] = """@inproceedings{song2021denoising,
+  title={Denoising Diffusion Implicit Models},
+  author={Song, Jiaming and Meng, Chenlin and Ermon, Stefano},
+  booktitle={International Conference on Learning Representations},
+  year={2021},
+  eprint={2010.02502},
+}
+
+@article{ju2023direct,
+  title={Direct Inversion: Boosting Diffusion-based Editing with 3 Lines of Code},
+  author={Ju, Xuan and Zeng, Ailing and Bian, Yuxuan and Liu, Shaoteng and Xu, Qiang},
+  journal={arXiv preprint arXiv:2310.01506},
+  year={2023},
+}"""
+
+    def __post_init__(self) -> None:
+        """Check the number of calls."""
+        if self.calls is not None and self.calls < 1:
+            raise ValueError(f"DDIMInversion takes calls >= 1 or None, got {self.calls}")
+        if self.calls is not None and self.correct is not None:
+            raise ValueError(
+                "the correction needs the inverted latent at every level; give DDIMInversion "
+                "either correct=... or calls=..., not both"
+            )
+
+    def init(self, run: Run) -> _Trail:
+        """No inverted latents yet."""
+        return _Trail()
+
+    def check(self, host: Host) -> Iterable[str]:
+        """A solver that clips its clean estimate does not walk back where inversion came from."""
+        if host.clips:
+            yield (
+                f"{host.solver} clips the clean estimate, which DDIM inversion cannot undo; set "
+                "pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, "
+                "clip_sample=False, thresholding=False)"
+            )
+
+    def claims(self, acts_at: frozenset[int], steps: int) -> frozenset[int]:
+        """With a correction, every step from the first refinement on."""
+        if self.correct is None or not acts_at:
+            return acts_at
+        return frozenset(range(min(acts_at), steps))
+
+    def update(
+        self, clean: Latent | None, proposed: Latent, step: Step, state: _Trail
+    ) -> tuple[Latent, _Trail]:
+        """Invert after a refinement, correct between refinements."""
+        if clean is not None:
+            trail = self._trail(clean, step)
+            kept = tuple(trail[1:]) if self.correct is not None else ()
+            return trail[-1], _Trail(kept, fresh=True)
+        if self.correct is None or len(state.latents) < 2:
+            return proposed, _Trail()
+        *rest, here = state.latents
+        prediction = step.conditional() if self.reuse and state.fresh else None
+        if prediction is None:
+            prediction = self.correct(here, step.level)
+        solver = DDIM(float(step.options.get("eta", 0.0)))
+        drifted = solver(
+            prediction, here, step.level, step.next, lambda: step.draw("correction")
+        ).noisy
+        return proposed + (rest[-1] - drifted), _Trail(tuple(rest))
+
+    def _trail(self, clean: Latent, step: Step) -> list[Latent]:
+        """The clean latent and its inversions at each level visited, up to `step.next`."""
+        schedule = step.run.schedule
+        latent, old, trail = clean, schedule.final, [clean]
+        for index in _ladder(len(schedule) - 1, step.index + 1, self.calls):
+            new = schedule[index]
+            prediction = self.invert(latent, Level(old.alpha, old.sigma, new.timestep))
+            latent = new.alpha * prediction.clean + new.sigma * prediction.noise
+            trail.append(latent)
+            old = new
+        return trail
+
+
+def _ladder(cleanest: int, noisiest: int, calls: int | None) -> list[int]:
+    """Schedule rows from the cleanest up to the noisiest, thinned evenly to at most `calls`."""
+    rows = list(range(cleanest, noisiest - 1, -1))
+    if calls is None or calls >= len(rows):
+        return rows
+    return [rows[round((place + 1) * len(rows) / calls) - 1] for place in range(calls)]
