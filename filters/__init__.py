@@ -2,3 +2,7 @@
 
 if __name__ != "elevator.filters":
     raise ImportError("this folder is the package elevator.filters; import it under that name")
+
+from elevator.filters.lowpass import LowPass as LowPass
+
+__all__ = ["LowPass"]

@@ -4,7 +4,7 @@ Everything here is deterministic (weights from seed 0) and needs no network. dif
 inside the functions that need it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ __all__ = [
     "tiny_text_to_video",
     "tiny_unet",
     "tiny_vae",
+    "walk",
 ]
 
 SHAPE = (1, 4, 5, 8, 6)
@@ -116,25 +117,25 @@ def make_step(
     )
 
 
-def drive(
+def walk(
     hook: Hook[Any],
     run: Run,
     *,
     start: Latent | None = None,
     denoise: Callable[[Latent, Step], Latent] | None = None,
-) -> list[Latent]:
+) -> Iterator[Latent]:
     """Run a hook through every step as a host does, without diffusers.
 
     The host's network is `denoise` (by default it shrinks its input), its solver is DDIM; the
     next latent is what `hook.finish` makes of the solver's.
 
-    Returns:
+    Yields:
         The noisy latent before the first step and after every step.
     """
     denoise = denoise or (lambda noisy, step: 0.9 * torch.tanh(noisy))
     latent = make_latent(run.shape, 300, run.device.type) if start is None else start
     state = hook.init(run)
-    latents = [latent]
+    yield latent
     for index in range(len(run.schedule)):
         level, after = run.schedule[index], run.schedule[index + 1]
         step = Step(run, index, latent, Prediction(latent, latent), level, after)
@@ -145,8 +146,12 @@ def drive(
         noise = (latent - level.alpha.float() * edited) / level.sigma.float()
         proposed = after.alpha.float() * edited + after.sigma.float() * noise
         latent, state = hook.finish(edited, proposed, step, state)
-        latents.append(latent)
-    return latents
+        yield latent
+
+
+def drive(hook: Hook[Any], run: Run, **more: Any) -> list[Latent]:
+    """Every latent that `walk` yields."""
+    return list(walk(hook, run, **more))
 
 
 # --- tiny networks and pipelines ------------------------------------------------------------------
