@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+from hypothesis import settings
 from torch import Tensor, nn
 
 from elevator.hook import Hook, Run, Step
@@ -38,6 +39,10 @@ SHAPE = (1, 4, 5, 8, 6)
 """Default (b, c, f, h, w): an odd number of frames, not square."""
 
 _TEXT = 16  # width of the prompt embeddings of every tiny network
+
+# Property tests: no deadline (machines and their load differ), the same examples in every run.
+settings.register_profile("elevator", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("elevator")
 
 # --- runs and steps without a host ----------------------------------------------------------------
 

@@ -6,6 +6,7 @@ A new hook adds a line to `CASES`; `test_conformance.py` runs every check on eve
 import copy
 import dataclasses
 import functools
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
@@ -14,7 +15,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import importlib
 from elevator.attach import attach
 from elevator.combine import at, between, blend, chain, every, identity, stateless, when
 from elevator.filters import LowPass
@@ -211,10 +211,10 @@ def is_configuration(case: Case) -> None:
     hook, again = case.make(), case.make()
     for part in parts(hook):
         assert dataclasses.is_dataclass(part)
-        assert type(part).__dataclass_params__.frozen, part  # type: ignore[attr-defined]
+        assert type(part).__dataclass_params__.frozen, part
         assert getattr(type(part), "__final__", False), f"{type(part).__name__} lacks @final"
         with pytest.raises(dataclasses.FrozenInstanceError):
-            part.anything = 1  # type: ignore[attr-defined]
+            part.anything = 1
     assert hook == again
     assert hash(hook) == hash(again)
     assert hook != Drift(99.0)

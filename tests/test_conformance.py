@@ -6,7 +6,7 @@ import pytest
 
 pytest.register_assert_rewrite("tests.conformance")
 
-from tests.conformance import CASES, CHECKS, Case
+from tests.conformance import CASES, CHECKS, Case  # noqa: E402
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
