@@ -1,0 +1,219 @@
+"""The command line: `elevator generate`, `elevator doctor`, `elevator zoo`.
+
+Only the parser lives here, so that `--help` is quick; every command imports what it needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import NoReturn
+
+from elevator.errors import ElevatorError
+
+__all__ = ["main"]
+
+_STOPPED = 130  # what a shell reports for Ctrl-C
+_WRONG = 2
+
+_GENERATE = """\
+Make a video: a text-to-video model gives the motion, a text-to-image model the quality.
+
+With no models given, the small built-in ones draw what they know: plain, striped, dotted and other
+shapes that move before a coloured background, 64x64.
+"""
+
+_EXAMPLES = """\
+examples:
+  elevator generate "a striped red ring moving left on a teal background" -o ring.mp4
+  elevator generate "a dotted blue star moving up" -o star.gif --style ink --compare
+  elevator generate --again ring.mp4 -o again.mp4
+  elevator generate "a dog swimming" -o dog.mp4 --t2v cerspense/zeroscope_v2_576w \\
+      --t2i SG161222/Realistic_Vision_V5.1_noVAE --size 576x320 --device cuda
+"""
+
+
+class _Usage(ElevatorError):
+    """The command line cannot be understood."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, like every other error of ours."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _Usage(f"{message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: arguments after the program's name; the process's own by default.
+
+    Returns:
+        Exit status: 0, 2 for anything that cannot be done as asked, 130 for Ctrl-C.
+    """
+    try:
+        given = _parser().parse_args(argv)
+        with warnings.catch_warnings():
+            if not sys.warnoptions:  # python -W ... shows them
+                warnings.simplefilter("ignore")
+            return _run(given)
+    except KeyboardInterrupt:
+        print("elevator: stopped", file=sys.stderr)
+        return _STOPPED
+    except ElevatorError as error:
+        problem = "; ".join(getattr(error, "problems", (str(error),)))
+        print(f"elevator: {' '.join(problem.split())}", file=sys.stderr)
+        return _WRONG
+
+
+def _run(given: argparse.Namespace) -> int:
+    match given.command:
+        case "generate":
+            from elevator.cli import generate
+
+            return generate.run(given)
+        case "doctor":
+            from elevator.cli import doctor
+
+            return doctor.run()
+        case _:
+            from elevator.cli import zoo
+
+            return zoo.run(given)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="elevator", description="Training-free quality for diffusion video.")
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_generate(
+        commands.add_parser(
+            "generate",
+            help="make a video from a prompt",
+            description=_GENERATE,
+            epilog=_EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+    commands.add_parser("doctor", help="what this machine has, and what is missing")
+    zoo = commands.add_parser("zoo", help="the built-in models and their training")
+    actions = zoo.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser("list", help="names, folders and sizes")
+    train = actions.add_parser("train", help="train a built-in model again")
+    train.add_argument("name", metavar="NAME", help="vae, t2i, t2v or t2i-ink")
+    train.add_argument("--steps", type=_count, help="steps in all (default: as committed)")
+    train.add_argument("--out", metavar="DIR", help="checkpoints and results (default: ./zoo)")
+    train.add_argument("--device", help="cuda, cpu, ... (default: cuda if there is one)")
+    train.add_argument("--no-resume", action="store_true", help="ignore an existing checkpoint")
+    return parser
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    # No defaults here: --again must know what was given.
+    add = parser.add_argument
+    add("prompt", nargs="?", metavar="PROMPT", help="what to show")
+    add("-o", "--out", required=True, help=".mp4, .gif, .webp, or no ending for a folder of PNGs")
+    add("--again", metavar="FILE", help="make the same frames as FILE, which tells how")
+    add("--negative", metavar="TEXT", help="what to avoid")
+    models = parser.add_argument_group("models (folder, .safetensors file, hub id or zoo:NAME)")
+    models.add_argument("--t2i", metavar="PATH|ID", help="text to image (default: zoo:t2i)")
+    models.add_argument(
+        "--t2i-config",
+        metavar="DIR",
+        help="for a T2I in a single file, offline: any pipeline folder of its family",
+    )
+    models.add_argument("--t2v", metavar="PATH|ID", help="text to video (default: zoo:t2v)")
+    models.add_argument(
+        "--lora",
+        action="append",
+        type=_lora,
+        metavar="FILE[:SCALE]",
+        help="LoRA for the T2I; may be given more than once",
+    )
+    models.add_argument("--style", help="a built-in personalised T2I: ink")
+    numbers = parser.add_argument_group("numbers")
+    numbers.add_argument("--preset", help="zeroscope, lavie, animatelcm, world (default: it fits)")
+    numbers.add_argument("--steps", type=_count, help="sampling steps (default: the preset's)")
+    numbers.add_argument("--frames", type=_count, help="length (default: the preset's)")
+    numbers.add_argument(
+        "--size", type=_size, metavar="N|WxH", help="in pixels (default: the T2I's own)"
+    )
+    numbers.add_argument("--seed", type=_seed, help="same seed, same video (default: 0)")
+    numbers.add_argument("--guidance", type=_number, help="of the T2I (default: the preset's)")
+    numbers.add_argument("--fps", type=_positive, help="frames a second (default: 8)")
+    numbers.add_argument(
+        "--fast", action="store_true", default=None, help="about half the work, nearly as good"
+    )
+    machine = parser.add_argument_group("machine and output")
+    machine.add_argument("--device", help="cuda, cpu, ... (default: cuda if there is one)")
+    machine.add_argument(
+        "--dtype", choices=("fp32", "fp16", "bf16"), help="(default: fp32, on CUDA fp16)"
+    )
+    machine.add_argument(
+        "--compare",
+        action="store_true",
+        help="also write T2V, T2I and result side by side: OUT-compare as video and .png",
+    )
+    machine.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+
+# --- what an argument may be ----------------------------------------------------------------------
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.lstrip("+").isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to 2^63 - 1")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not -1e6 < number < 1e6:
+        raise argparse.ArgumentTypeError(f"{text} is not a number")
+    return number
+
+
+def _positive(text: str) -> float:
+    number = _number(text)
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return number
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Width and height."""
+    width, times, height = text.lower().replace("×", "x").partition("x")
+    try:
+        return _count(width), _count(height if times else width)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text} is not a size; write 64 or 96x64, width first"
+        ) from None
+
+
+def _lora(text: str) -> tuple[str, float]:
+    """File and scale."""
+    file, colon, scale = text.rpartition(":")
+    try:
+        return (file, float(scale)) if colon else (text, 1.0)
+    except ValueError:
+        return text, 1.0
+
+
+def _version() -> str:
+    import elevator
+
+    return f"elevator {elevator.__version__}"

@@ -1,0 +1,192 @@
+"""`--compare`: each model alone beside the elevated video, as a video and as a contact sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from elevator.cli.record import Record, Settings
+from elevator.video.io import as_bytes, kind_of, write_image, write_video
+
+if TYPE_CHECKING:
+    from elevator.pipelines.video_elevator import VideoElevatorPipeline
+
+__all__ = ["contact_sheet", "side_by_side", "targets", "write"]
+
+_TINY = 256  # pixels; smaller frames are enlarged by a whole factor
+_SHEET = 2400  # pixels; widest contact sheet
+_MOST = 8  # frames in one row of it
+_GAP = 8
+_PAPER, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
+_AT_ONCE = 4  # stills painted at once
+
+
+class _Strip(NamedTuple):
+    label: str
+    frames: NDArray[np.uint8]
+
+
+def targets(out: str) -> tuple[str, str]:
+    """Where the side-by-side video and the contact sheet go: next to `out`."""
+    path = Path(out)
+    folder = kind_of(out) == "png"
+    stem = path.name if folder else path.stem
+    video = path.with_name(f"{stem}-compare" + ("" if folder else path.suffix))
+    # A folder's name may hold a dot: the slash keeps it a folder.
+    return str(video) + ("/" if folder else ""), str(path.with_name(f"{stem}-compare.png"))
+
+
+def write(
+    pipe: VideoElevatorPipeline,
+    settings: Settings,
+    frames: NDArray[Any],
+    out: str,
+    record: Record,
+    quiet: bool = False,
+) -> tuple[str, str]:
+    """Sample both models alone, as the elevated video was, and write the comparison.
+
+    Returns:
+        The two files written.
+    """
+    strips = [
+        _Strip("T2V", as_bytes(_film(pipe, settings, frames, quiet))),
+        _Strip("T2I, frame by frame", as_bytes(_paint(pipe, settings, frames, quiet))),
+        _Strip("elevated", as_bytes(frames)),
+    ]
+    video, sheet = targets(out)
+    made = record.to_json()
+    write_video(side_by_side(strips), video, settings.fps, {"compares": made})
+    write_image(contact_sheet(strips, settings.prompt), sheet, {"compares": made})
+    return video, sheet
+
+
+def _film(
+    pipe: VideoElevatorPipeline, settings: Settings, frames: NDArray[Any], quiet: bool
+) -> NDArray[Any]:
+    """The T2V's own video of the same length, size and number of steps."""
+    numbers = _numbers(pipe, settings)
+    view = pipe.t2v
+    view.set_progress_bar_config(disable=quiet, desc="T2V alone")
+    count, height, width = frames.shape[:3]
+    return view(
+        settings.prompt,
+        negative_prompt=settings.negative,
+        height=height,
+        width=width,
+        num_frames=count,
+        num_inference_steps=settings.steps or numbers.steps,
+        guidance_scale=numbers.video_guidance,
+        generator=torch.Generator().manual_seed(settings.seed),
+        output_type="np",
+    ).frames[0]
+
+
+def _paint(
+    pipe: VideoElevatorPipeline, settings: Settings, frames: NDArray[Any], quiet: bool
+) -> NDArray[Any]:
+    """As many stills of the T2I, which know nothing of each other."""
+    numbers = _numbers(pipe, settings)
+    view = pipe.t2i
+    count, height, width = frames.shape[:3]
+    generator = torch.Generator().manual_seed(settings.seed)
+    stills = []
+    for first in range(0, count, _AT_ONCE):
+        last = min(first + _AT_ONCE, count)
+        view.set_progress_bar_config(disable=quiet, desc=f"T2I alone {last}/{count}")
+        stills.append(
+            view(
+                [settings.prompt] * (last - first),
+                negative_prompt=None
+                if settings.negative is None
+                else [settings.negative] * (last - first),
+                height=height,
+                width=width,
+                num_inference_steps=settings.steps or numbers.steps,
+                guidance_scale=numbers.guidance if settings.guidance is None else settings.guidance,
+                generator=generator,
+                output_type="np",
+            ).images
+        )
+    return np.concatenate(stills)
+
+
+def _numbers(pipe: VideoElevatorPipeline, settings: Settings) -> Any:
+    from elevator.cli.generate import preset_of
+    from elevator.recipes import preset_for
+
+    return preset_for(preset_of(settings) or pipe.preset)
+
+
+# --- drawing --------------------------------------------------------------------------------------
+
+
+def side_by_side(strips: Sequence[tuple[str, NDArray[np.uint8]]]) -> NDArray[np.uint8]:
+    """Frames that show all strips in a row, labelled; (F, H, W, 3) with even sides."""
+    panels = [(label, _enlarge(frames)) for label, frames in strips]
+    height, width = panels[0][1].shape[1:3]
+    font = _font(width)
+    top = round(1.8 * font.size)
+    size = (len(panels) * (width + _GAP) + _GAP, top + height + _GAP)
+    size = (size[0] + size[0] % 2, size[1] + size[1] % 2)
+    made = []
+    for index in range(len(panels[0][1])):
+        page = Image.new("RGB", size, _PAPER)
+        draw = ImageDraw.Draw(page)
+        for place, (label, frames) in enumerate(panels):
+            left = _GAP + place * (width + _GAP)
+            draw.text((left, top / 2), label, _INK, font, anchor="lm")
+            page.paste(Image.fromarray(frames[index]), (left, top))
+        made.append(np.asarray(page))
+    return np.stack(made)
+
+
+def contact_sheet(strips: Sequence[tuple[str, NDArray[np.uint8]]], title: str) -> Image.Image:
+    """One row of frames, evenly chosen, per strip, below the title."""
+    panels = [(label, _enlarge(frames)) for label, frames in strips]
+    count, height, width = panels[0][1].shape[:3]
+    columns = max(1, min(count, _MOST, _SHEET // (width + _GAP)))
+    chosen = np.linspace(0, count - 1, columns).round().astype(int)
+    font = _font(width)
+    line = round(1.8 * font.size)
+    size = (columns * (width + _GAP) + _GAP, 2 * line + len(panels) * (line + height + _GAP))
+    page = Image.new("RGB", size, _PAPER)
+    draw = ImageDraw.Draw(page)
+    draw.text((_GAP, line / 2), _fit(title, font, size[0] - 2 * _GAP), _INK, font, anchor="lm")
+    for column, frame in enumerate(chosen):
+        left = _GAP + column * (width + _GAP)
+        draw.text((left, 1.5 * line), f"frame {frame}", _FAINT, font, anchor="lm")
+    for row, (label, frames) in enumerate(panels):
+        top = 2 * line + row * (line + height + _GAP)
+        draw.text((_GAP, top + line / 2), label, _INK, font, anchor="lm")
+        for column, frame in enumerate(chosen):
+            left = _GAP + column * (width + _GAP)
+            page.paste(Image.fromarray(frames[frame]), (left, top + line))
+    return page
+
+
+def _enlarge(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Tiny frames by a whole factor, pixel by pixel: nothing is invented."""
+    times = max(1, _TINY // min(frames.shape[1:3]))
+    return frames.repeat(times, axis=1).repeat(times, axis=2)
+
+
+def _font(width: int) -> Any:
+    """Pillow's own font, so that a label of the longest kind fits a panel."""
+    return ImageFont.load_default(max(10, min(28, width // 14)))
+
+
+def _fit(text: str, font: Any, width: float) -> str:
+    """A text cut to a width."""
+    text = " ".join(text.split())
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + " ...") > width:
+        text = text[:-1]
+    return text + " ..."

@@ -1,0 +1,269 @@
+"""`elevator generate`: a prompt in, a video out that knows how it was made."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from elevator.cli.record import Record, RecordError, Settings, hash_frames, hashes, resolve
+from elevator.cli.record import versions as versions_here
+from elevator.errors import CheckError, ElevatorError
+from elevator.video.io import check_target, write_video
+
+if TYPE_CHECKING:
+    from elevator.pipelines.video_elevator import VideoElevatorPipeline
+
+__all__ = ["run"]
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_WORLD = "world"  # the preset of the built-in models
+_SETTING = (
+    *(
+        "prompt",
+        "negative",
+        "t2i",
+        "t2i_config",
+        "t2v",
+        "lora",
+        "style",
+        "preset",
+        "steps",
+        "frames",
+        "size",
+    ),
+    *("seed", "guidance", "fps", "fast", "device", "dtype"),
+)
+
+
+def run(given: argparse.Namespace) -> int:
+    """Do what the command line says; everything that can be checked is, before sampling."""
+    settings, before = (_asked(given), None) if given.again is None else _again(given)
+    check_target(given.out)
+    if given.compare:
+        from elevator.cli import compare
+
+        for target in compare.targets(given.out):
+            check_target(target)
+    _ready(settings)
+    with _quiet_libraries():
+        pipe = _load(settings)
+        weights = hashes(settings)
+        if before is not None:
+            _require_same(before, weights, given.again)
+        pipe.set_progress_bar_config(disable=given.quiet, desc="elevating")
+        started = time.monotonic()
+        frames = _sample(pipe, settings)
+        record = Record(
+            settings=settings,
+            sha256=weights,
+            versions=versions_here(),
+            hook=_hook(pipe, settings),
+            frames_sha256=hash_frames(frames),
+        )
+        write_video(frames, given.out, settings.fps, record.to_json())
+        if not given.quiet:
+            print(_told(given.out, frames, time.monotonic() - started, before, record))
+        if given.compare:
+            for written in compare.write(pipe, settings, frames, given.out, record, given.quiet):
+                if not given.quiet:
+                    print(f"{written}: compared with each model alone")
+    return 0
+
+
+# --- what was asked -------------------------------------------------------------------------------
+
+
+def _asked(given: argparse.Namespace) -> Settings:
+    """Settings from the command line, machine included."""
+    if given.prompt is None:
+        raise CheckError(['give a prompt, such as "a striped red ring moving left"'])
+    if given.style is not None and given.t2i is not None:
+        raise CheckError(["--style chooses a built-in T2I; give it or --t2i, not both"])
+    if given.preset is not None:
+        from elevator.recipes import preset_for
+
+        preset_for(given.preset)  # raises for a name that is none
+    device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    width, height = given.size or (None, None)
+    t2i = _style(given.style) if given.style is not None else given.t2i
+    return Settings(
+        prompt=given.prompt,
+        negative=given.negative,
+        t2i=_source(t2i or Settings.t2i),
+        t2i_config=given.t2i_config and _source(given.t2i_config),
+        t2v=_source(given.t2v or Settings.t2v),
+        lora=tuple((_source(file), scale) for file, scale in given.lora or ()),
+        preset=given.preset,
+        steps=given.steps,
+        frames=given.frames,
+        width=width,
+        height=height,
+        seed=given.seed or Settings.seed,
+        guidance=given.guidance,
+        fps=given.fps or Settings.fps,
+        fast=bool(given.fast),
+        device=device,
+        dtype=given.dtype or ("fp16" if device.startswith("cuda") else "fp32"),
+        threads=torch.get_num_threads(),
+    )
+
+
+def _style(name: str) -> str:
+    from elevator import zoo
+
+    styles = [model.removeprefix("t2i-") for model in zoo.names() if model.startswith("t2i-")]
+    if name not in styles:
+        raise CheckError([f"there is no style {name!r}; choose one of {', '.join(styles)}"])
+    return f"zoo:t2i-{name}"
+
+
+def _source(text: str) -> str:
+    """A checkpoint's name for the record: what lies on this disk by its full path."""
+    return str(Path(text).resolve()) if Path(text).exists() else text
+
+
+def _again(given: argparse.Namespace) -> tuple[Settings, Record]:
+    """Settings from a file's record; only what does not change the frames may be given beside."""
+    extra = [name for name in _SETTING if name != "fps" and getattr(given, name) is not None]
+    if extra:
+        flags = ", ".join(
+            "PROMPT" if name == "prompt" else f"--{name.replace('_', '-')}" for name in extra
+        )
+        raise CheckError([f"--again takes everything from {given.again}; drop {flags}"])
+    record = Record.read(given.again)
+    settings = replace(record.settings, fps=given.fps or record.settings.fps)
+    return settings, record
+
+
+def _require_same(before: Record, weights: dict[str, str], file: str) -> None:
+    """Refuse other weights; warn of other versions."""
+    sources = dict(before.settings.checkpoints)
+    changed = [role for role in weights if before.sha256.get(role) != weights[role]]
+    if changed:
+        raise RecordError(
+            f"{file} cannot be made again: "
+            + ", ".join(f"{role} ({sources[role]})" for role in changed)
+            + " has other weights now; put the old ones back"
+        )
+    here = versions_here()
+    for name, was in before.versions.items():
+        if here.get(name) != was:
+            print(
+                f"elevator: {file} was made with {name} {was}, this is {here.get(name)}: "
+                "frames may differ a little",
+                file=sys.stderr,
+            )
+
+
+# --- making it ------------------------------------------------------------------------------------
+
+
+def _ready(settings: Settings) -> None:
+    """Find out whether the machine can, and let it compute the same numbers every time."""
+    try:
+        device = torch.device(settings.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise CheckError(
+            [f"there is no device {settings.device!r} here; `elevator doctor` lists what there is"]
+        ) from None
+    for _, source in settings.checkpoints:
+        resolve(source)
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+    elif settings.threads != torch.get_num_threads():  # sums depend on how they are split
+        torch.set_num_threads(settings.threads)
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keep the libraries' notices and loading bars to themselves, but not their errors."""
+    import diffusers.utils.logging as diffusers
+    import transformers.utils.logging as transformers
+
+    levels = [(library, library.get_verbosity()) for library in (diffusers, transformers)]
+    for library, _ in levels:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, level in levels:
+            library.set_verbosity(level)
+            library.enable_progress_bar()
+
+
+def _load(settings: Settings) -> VideoElevatorPipeline:
+    import elevator
+
+    pipe = elevator.VideoElevatorPipeline.from_pretrained(
+        t2i=resolve(settings.t2i),
+        t2v=resolve(settings.t2v),
+        dtype=_DTYPES[settings.dtype],
+        lora=settings.lora,
+        t2i_config=settings.t2i_config,
+    )
+    return pipe.to(settings.device)
+
+
+def preset_of(settings: Settings) -> str | None:
+    from elevator.recipes import PRESETS
+
+    fits = settings.t2v == Settings.t2v and _WORLD in PRESETS
+    return settings.preset or (_WORLD if fits else None)
+
+
+def _sample(pipe: VideoElevatorPipeline, settings: Settings) -> Any:
+    try:
+        made: Any = pipe(
+            settings.prompt,
+            settings.negative,
+            height=settings.height,
+            width=settings.width,
+            num_frames=settings.frames,
+            num_inference_steps=settings.steps,
+            guidance_scale=settings.guidance,
+            preset=preset_of(settings),
+            fast=settings.fast,
+            generator=torch.Generator().manual_seed(settings.seed),
+            output_type="np",
+        )
+    except torch.OutOfMemoryError as error:
+        raise ElevatorError(
+            f"not enough memory on {settings.device}; "
+            "give fewer --frames, a smaller --size or --dtype fp16"
+        ) from error
+    return made.frames[0]
+
+
+def _hook(pipe: VideoElevatorPipeline, settings: Settings) -> str:
+    recipe = pipe.recipe(
+        settings.prompt,
+        settings.negative,
+        num_inference_steps=settings.steps,
+        guidance_scale=settings.guidance,
+        preset=preset_of(settings),
+        fast=settings.fast,
+    )
+    return repr(recipe.hook)
+
+
+def _told(out: str, frames: Any, seconds: float, before: Record | None, record: Record) -> str:
+    """One line on what was made."""
+    count, height, width = frames.shape[:3]
+    line = f"{out}: {count} frames of {width}x{height} in {seconds:.0f} s"
+    if before is None:
+        return line
+    same = before.frames_sha256 == record.frames_sha256
+    return f"{line}, " + ("the same bit for bit" if same else "not bit for bit the same")

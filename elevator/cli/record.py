@@ -1,0 +1,197 @@
+"""What `elevator generate` was asked, and the record of it that every file carries."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elevator.errors import CheckpointError, ElevatorError
+from elevator.video.io import read_metadata
+
+__all__ = ["Record", "RecordError", "Settings", "hash_frames", "hashes", "resolve", "versions"]
+
+_MADE_BY = "elevator generate"
+_BUILTIN = "zoo:"
+
+
+class RecordError(ElevatorError, ValueError):
+    """A file does not say how it was made, or it cannot be made again here."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides the frames, and how fast they play.
+
+    None leaves a number to the preset, and the preset to the models.
+    """
+
+    prompt: str
+    negative: str | None = None
+    t2i: str = "zoo:t2i"
+    t2i_config: str | None = None
+    t2v: str = "zoo:t2v"
+    lora: tuple[tuple[str, float], ...] = ()
+    preset: str | None = None
+    steps: int | None = None
+    frames: int | None = None
+    width: int | None = None
+    height: int | None = None
+    seed: int = 0
+    guidance: float | None = None
+    fps: float = 8.0
+    fast: bool = False
+    device: str = "cpu"
+    dtype: str = "fp32"
+    threads: int = 1
+
+    @property
+    def checkpoints(self) -> Iterator[tuple[str, str]]:
+        """Role and source of everything with weights."""
+        yield "t2i", self.t2i
+        yield "t2v", self.t2v
+        for number, (file, _) in enumerate(self.lora):
+            yield f"lora {number}", file
+
+
+@dataclass(frozen=True)
+class Record:
+    """How a video was made.
+
+    Attributes:
+        settings: what was asked.
+        sha256: hash of the weights of every checkpoint, by its role.
+        versions: of Python and of the packages that compute.
+        hook: the composition, as its `repr`.
+        frames_sha256: hash of the frames before they were encoded.
+    """
+
+    settings: Settings
+    sha256: dict[str, str]
+    versions: dict[str, str]
+    hook: str
+    frames_sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """For the file's metadata."""
+        return {"made_by": _MADE_BY, **asdict(self)}
+
+    @classmethod
+    def read(cls, path: str | Path) -> Record:
+        """The record a file carries.
+
+        Raises:
+            VideoError: the file cannot be read.
+            RecordError: it carries no record.
+        """
+        found = read_metadata(path)
+        try:
+            if found["made_by"] != _MADE_BY:
+                raise ValueError
+            return cls(
+                settings=_settings(found["settings"]),
+                sha256=_texts(found["sha256"]),
+                versions=_texts(found["versions"]),
+                hook=str(found["hook"]),
+                frames_sha256=str(found["frames_sha256"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise RecordError(
+                f"{path} does not tell how it was made; give a file that `elevator generate` "
+                "wrote and that no other program has changed"
+            ) from error
+
+
+def _settings(found: Mapping[str, Any]) -> Settings:
+    """Settings from JSON; every value must have the type of its field."""
+    kinds = {
+        "str": str,
+        "str | None": str,
+        "int": int,
+        "int | None": int,
+        "float": (int, float),
+        "float | None": (int, float),
+        "bool": bool,
+    }
+    values = dict(found)
+    values["lora"] = tuple((str(file), float(scale)) for file, scale in values["lora"])
+    for field in fields(Settings):
+        value, kind = values[field.name], str(field.type)
+        if field.name == "lora" or (value is None and kind.endswith("None")):
+            continue
+        if not isinstance(value, kinds[kind]):  # type: ignore[arg-type]
+            raise ValueError(field.name)
+    return Settings(**values)
+
+
+def _texts(found: Mapping[str, Any]) -> dict[str, str]:
+    return {str(key): str(value) for key, value in found.items()}
+
+
+def resolve(source: str) -> str:
+    """Where a checkpoint is: `zoo:NAME` is a built-in folder, anything else itself.
+
+    Raises:
+        CheckpointError: there is no such built-in model, or it has no weights yet.
+    """
+    if not source.startswith(_BUILTIN):
+        return source
+    from elevator import zoo
+
+    name = source.removeprefix(_BUILTIN)
+    if name not in zoo.names():
+        known = ", ".join(_BUILTIN + one for one in zoo.names())
+        raise CheckpointError(f"there is no built-in model {source}; choose one of {known}")
+    folder = zoo.path(name)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"the built-in model {name} has no weights in {folder}; install elevator again, "
+            f"or train it with `elevator zoo train {name} --out {folder.parent}`"
+        )
+    return str(folder)
+
+
+def hashes(settings: Settings) -> dict[str, str]:
+    """SHA-256 of the weights of every checkpoint, by its role; all are on this disk by now."""
+    from elevator.hosts.checkpoints import fingerprint
+
+    found = {}
+    for role, source in settings.checkpoints:
+        place = resolve(source)
+        found[role] = fingerprint(place) or fingerprint(_downloaded(place)) or ""
+    return found
+
+
+def _downloaded(hub_id: str) -> str:
+    """The folder a hub id was downloaded to."""
+    from huggingface_hub import snapshot_download
+
+    return str(snapshot_download(hub_id, local_files_only=True))
+
+
+def hash_frames(frames: NDArray[Any]) -> str:
+    """SHA-256 of the numbers of frames, with their shape and type."""
+    digest = hashlib.sha256(f"{frames.dtype} {frames.shape}".encode())
+    digest.update(np.ascontiguousarray(frames).data)
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that computes frames."""
+    import torch
+
+    import elevator
+
+    return {
+        "elevator": elevator.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        **{name: version(name) for name in ("diffusers", "transformers", "numpy")},
+    }

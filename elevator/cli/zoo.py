@@ -1,0 +1,52 @@
+"""`elevator zoo`: the built-in models."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import torch
+
+from elevator import zoo
+from elevator.errors import CheckError
+
+__all__ = ["run"]
+
+
+def run(given: argparse.Namespace) -> int:
+    """List or train."""
+    if given.action == "list":
+        _list()
+    else:
+        _train(given)
+    return 0
+
+
+def _list() -> None:
+    for name in zoo.names():
+        folder = zoo.path(name)
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        state = f"{size / 1e6:.1f} MB" if size else f"no weights; elevator zoo train {name}"
+        print(f"{name:8} {state:10} {folder}")
+
+
+def _train(given: argparse.Namespace) -> None:
+    from elevator.zoo.train import RECIPES, train
+
+    if given.name not in RECIPES:
+        raise CheckError(
+            [f"there is no model {given.name!r} to train; choose one of {', '.join(RECIPES)}"]
+        )
+    try:
+        if given.device is not None:
+            torch.empty(0, device=given.device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise CheckError(
+            [f"there is no device {given.device!r} here; `elevator doctor` lists what there is"]
+        ) from None
+    try:
+        folder = train(given.name, given.steps, given.out, given.device, resume=not given.no_resume)
+    except KeyboardInterrupt:
+        print("elevator: the same command goes on from the last checkpoint", file=sys.stderr)
+        raise
+    print(folder)

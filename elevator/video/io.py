@@ -1,0 +1,332 @@
+"""Videos to files and back to how they were made.
+
+A file is written aside in its own folder and renamed when it is whole: an interruption leaves
+nothing behind and never harms what was there before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
+
+from elevator.errors import ElevatorError
+
+__all__ = [
+    "VideoError",
+    "as_bytes",
+    "check_target",
+    "kind_of",
+    "read_metadata",
+    "write_image",
+    "write_video",
+]
+
+Kind: TypeAlias = Literal["mp4", "gif", "webp", "png"]
+Frames: TypeAlias = NDArray[Any] | Sequence[Image.Image]
+
+_CRF = "12"  # of x264, 0 to 51: visually lossless; clips are short and often tiny
+_NAME = "{:04d}.png"
+_DESCRIPTION = 0x010E  # EXIF ImageDescription
+_FASTEST_GIF = 50  # players slow frames of less than 2 hundredths of a second down to 10
+
+
+class VideoError(ElevatorError, ValueError):
+    """A video cannot be written or read as asked."""
+
+
+def kind_of(path: str | Path) -> Kind:
+    """What a path asks for: by its ending, "png" (a folder) where it has none or ends in `/`.
+
+    Raises:
+        VideoError: an ending that is not known.
+    """
+    text = os.fspath(path)
+    suffix = Path(text).suffix.lower()
+    match suffix:
+        case ".mp4" | ".gif" | ".webp" if not text.endswith(("/", os.sep)):
+            return suffix[1:]  # type: ignore[return-value]
+        case "":
+            return "png"
+        case _ if text.endswith(("/", os.sep)):
+            return "png"
+    folder = f"; {text[: -len(suffix)]!r} makes a folder of PNGs" if suffix == ".png" else ""
+    raise VideoError(
+        f"cannot write {text}: {suffix} is none of .mp4, .gif, .webp, "
+        f"or no ending for a folder of PNGs{folder}"
+    )
+
+
+def check_target(path: str | Path) -> None:
+    """Find out, before any work is done, whether a video or a `.png` image can be written.
+
+    Raises:
+        VideoError: an unknown ending, a folder that is missing or cannot be written to, or a
+            folder of other things where frames would go.
+    """
+    image = Path(path).suffix.lower() == ".png" and not os.fspath(path).endswith("/")
+    folder = not image and kind_of(path) == "png"
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise VideoError(f"cannot write {target}: make the folder {target.parent} first")
+    if folder and target.exists() and not _replaceable(target):
+        raise VideoError(
+            f"cannot write frames to {target}: it exists and holds other things; "
+            "give a new folder, or an ending of .mp4, .gif or .webp"
+        )
+    if not folder and target.is_dir():
+        raise VideoError(f"cannot write {target}: it is a folder; give another name")
+    aside = _aside(target)
+    try:
+        aside.touch()
+        aside.unlink()
+    except OSError as error:
+        raise VideoError(
+            f"cannot write {target}: {error.strerror}; give a place that can be written to"
+        ) from error
+
+
+def as_bytes(frames: Frames) -> NDArray[np.uint8]:
+    """Frames as (F, H, W, 3) bytes.
+
+    Args:
+        frames: PIL images, or an array (F, H, W, 3) of floats in [0, 1] or of bytes.
+    """
+    if not isinstance(frames, np.ndarray):
+        frames = np.stack([np.asarray(frame.convert("RGB")) for frame in frames])
+    if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise VideoError(f"frames must be (F, H, W, 3) and at least one, got {frames.shape}")
+    if frames.dtype == np.uint8:
+        return frames
+    if not np.isfinite(frames).all():
+        raise VideoError(
+            "the frames hold numbers that are not finite; "
+            "half precision overflowed, so sample in float32 or bfloat16"
+        )
+    return (frames.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def write_video(
+    frames: Frames,
+    path: str | Path,
+    fps: float = 8,
+    metadata: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a video, and how it was made, as the ending of `path` says.
+
+    `.mp4` is H.264 in yuv420p, which every player shows; the format knows even sizes only, so an
+    odd one repeats its last row or column. `.gif` has 256 colours a frame. `.webp` and a folder of
+    PNGs (a path without ending, or ending in `/`) keep the frames exactly.
+
+    Args:
+        frames: PIL images, or an array (F, H, W, 3) of floats in [0, 1] or of bytes.
+        path: where to; a file, or a folder of frames, that is there already is replaced.
+        fps: frames a second.
+        metadata: anything JSON can hold, for `read_metadata`.
+
+    Returns:
+        The path.
+
+    Raises:
+        VideoError: the video cannot be written there, or not so.
+    """
+    kind = kind_of(path)
+    if not 0 < fps < float("inf") or (kind == "gif" and fps > _FASTEST_GIF):
+        limit = f" and at most {_FASTEST_GIF} for a GIF" if kind == "gif" else ""
+        raise VideoError(f"fps must be more than 0{limit}, got {fps}")
+    check_target(path)
+    pixels, target = as_bytes(frames), Path(path)
+    text = json.dumps(metadata) if metadata else ""
+    match kind:
+        case "mp4":
+            _replace(target, lambda aside: _write_mp4(pixels, aside, fps, text))
+        case "gif":
+            _replace(target, lambda aside: _write_gif(pixels, aside, fps, text))
+        case "webp":
+            _replace(target, lambda aside: _write_webp(pixels, aside, fps, text))
+        case "png":
+            _replace(target, lambda aside: _write_folder(pixels, aside, text))
+    return target
+
+
+def write_image(
+    image: Image.Image, path: str | Path, metadata: Mapping[str, Any] | None = None
+) -> Path:
+    """Write one PNG, and how it was made, as `write_video` writes videos."""
+    check_target(path)
+    text = json.dumps(metadata) if metadata else ""
+    _replace(Path(path), lambda aside: image.save(aside, format="PNG", pnginfo=_png_text(text)))
+    return Path(path)
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """What `write_video` was given as metadata; empty for a file that carries none.
+
+    Args:
+        path: an mp4, gif, webp or png, or a folder of frames.
+
+    Raises:
+        VideoError: no such file, or one that cannot be read.
+    """
+    file = Path(path)
+    if file.is_dir():
+        frames = sorted(file.glob("*.png"))
+        if not frames:
+            raise VideoError(f"no frames in {file}: give a video or a folder of PNGs")
+        file = frames[0]
+    if not file.is_file():
+        raise VideoError(f"no file {file}: check the name")
+    try:
+        text = _mp4_text(file) if file.suffix.lower() == ".mp4" else _picture_text(file)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise VideoError(f"cannot read {file}: it is damaged or not a video") from error
+    try:
+        metadata = json.loads(text)
+    except ValueError:
+        return {}
+    return metadata if isinstance(metadata, dict) else {}
+
+
+# --- aside and rename -----------------------------------------------------------------------------
+
+
+def _aside(target: Path, what: str = "part") -> Path:
+    return target.with_name(f".{target.name}.{os.getpid()}.{what}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _replaceable(folder: Path) -> bool:
+    """Whether a folder holds nothing but numbered frames."""
+    return folder.is_dir() and all(re.fullmatch(r"\d{4,}\.png", p.name) for p in folder.iterdir())
+
+
+def _replace(target: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` make a file or folder aside, then put it in the place of `target`."""
+    aside, old = _aside(target), _aside(target, "old")
+    try:
+        write(aside)
+        if target.is_dir():  # a folder cannot be renamed over one that holds frames
+            target.rename(old)
+        aside.rename(target)
+    except BaseException as error:
+        _remove(aside)
+        if old.exists() and not target.exists():
+            old.rename(target)
+        if isinstance(error, OSError) and not isinstance(error, ElevatorError):
+            raise VideoError(f"cannot write {target}: {error.strerror or error}") from error
+        raise
+    finally:
+        if target.exists():
+            _remove(old)
+
+
+# --- one writer and one reader per format ---------------------------------------------------------
+
+
+def _write_mp4(pixels: NDArray[np.uint8], aside: Path, fps: float, text: str) -> None:
+    import av
+
+    height, width = pixels.shape[1:3]
+    pixels = np.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    rate = Fraction(fps).limit_denominator(1001)  # 29.97 is 30000 / 1001
+    with av.open(str(aside), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        if text:
+            container.metadata["comment"] = text
+        stream = container.add_stream("libx264", rate=rate, options={"crf": _CRF})
+        stream.height, stream.width = pixels.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        # Say which YUV it is. BT.601 is also what readers that ignore the label assume.
+        context = stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = 6
+        context.color_range = 1
+        for one in pixels:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(one), format="rgb24")
+            frame = frame.reformat(
+                format="yuv420p", dst_colorspace="ITU601", dst_color_range="MPEG"
+            )
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _mp4_text(file: Path) -> str:
+    import av
+
+    with av.open(str(file)) as container:
+        return container.metadata.get("comment", "")
+
+
+def _write_gif(pixels: NDArray[np.uint8], aside: Path, fps: float, text: str) -> None:
+    # A GIF counts hundredths of a second: frame by frame rounding keeps the length of the whole.
+    ends = [round(100 * (i + 1) / fps) for i in range(len(pixels))]
+    durations = [10 * (end - start) for start, end in zip([0, *ends], ends, strict=False)]
+    pictures = [Image.fromarray(one).quantize(256, dither=Image.Dither.NONE) for one in pixels]
+    more = {"comment": text.encode()} if text else {}
+    pictures[0].save(
+        aside,
+        format="GIF",
+        save_all=True,
+        append_images=pictures[1:],
+        duration=durations,
+        loop=0,
+        disposal=1,
+        **more,
+    )
+
+
+def _write_webp(pixels: NDArray[np.uint8], aside: Path, fps: float, text: str) -> None:
+    ends = [round(1000 * (i + 1) / fps) for i in range(len(pixels))]
+    durations = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    exif = Image.Exif()
+    if text:
+        exif[_DESCRIPTION] = text
+    pictures = [Image.fromarray(one) for one in pixels]
+    pictures[0].save(
+        aside,
+        format="WEBP",
+        save_all=True,
+        append_images=pictures[1:],
+        duration=durations,
+        loop=0,
+        lossless=True,
+        exif=exif.tobytes() if text else b"",
+    )
+
+
+def _write_folder(pixels: NDArray[np.uint8], aside: Path, text: str) -> None:
+    aside.mkdir()
+    for index, one in enumerate(pixels):
+        Image.fromarray(one).save(aside / _NAME.format(index), pnginfo=_png_text(text))
+
+
+def _png_text(text: str) -> PngImagePlugin.PngInfo:
+    info = PngImagePlugin.PngInfo()
+    if text:
+        info.add_text("elevator", text)
+    return info
+
+
+def _picture_text(file: Path) -> str:
+    with Image.open(file) as picture:
+        match picture.format:
+            case "GIF":
+                comment = picture.info.get("comment", b"")
+                return comment.decode() if isinstance(comment, bytes) else str(comment)
+            case "PNG":
+                return str(picture.info.get("elevator", ""))
+            case _:
+                return str(picture.getexif().get(_DESCRIPTION, ""))
