@@ -270,7 +270,8 @@ def _self_attention(module: nn.Module) -> list[tuple[str, Any]]:
     layers = [
         (name, part)
         for name, part in module.named_modules()
-        if isinstance(part, Attention) and not part.is_cross_attention
+        # with added keys a layer is self- and cross-attention in one: found here, refused below
+        if isinstance(part, Attention) and (not part.is_cross_attention or part.added_kv_proj_dim)
         if ".fuser." not in name  # GLIGEN's, which attend to the boxes of the frame itself
     ]
     if not layers:
@@ -278,7 +279,7 @@ def _self_attention(module: nn.Module) -> list[tuple[str, Any]]:
     used = {type(attn.processor).__name__: name for name, attn in layers}
     problems = [
         f"{kind}.{name} is run by {processor}, which does more than plain attention and would be "
-        "lost; set AttnProcessor2_0 on its self-attention before inflating it"
+        "lost; give the layer AttnProcessor2_0 if it can do without, or inflate another network"
         for processor, name in used.items()
         if processor not in _PLAIN | _KERNELS
     ]

@@ -328,7 +328,17 @@ def test_a_processor_that_does_more_is_not_dropped_silently(fresh_unet: Any) -> 
     fresh_unet.mid_block.attentions[0].transformer_blocks[0].attn1.set_processor(
         PAGIdentitySelfAttnProcessor2_0()
     )
-    refuse(fresh_unet, "mid_block.*attn1 is run by PAGIdentity.*set AttnProcessor2_0")
+    refuse(fresh_unet, "mid_block.*attn1 is run by PAGIdentity.*AttnProcessor2_0 if it can")
+    blocks = {"mid_block_type": "UNetMidBlock2DSimpleCrossAttn", "attention_head_dim": 8}
+    refuse(tiny_unet(**blocks), "mid_block.attentions.0 is run by AttnAddedKV")
+
+
+def test_the_boxes_of_gligen_stay_with_their_frame() -> None:
+    network = tiny_unet(attention_type="gated")
+    with CrossFrameAttention().apply(network):
+        inflated = [n for n, p in network.attn_processors.items() if hasattr(p, "plain")]
+    assert inflated == [f"{name}.processor" for name in self_attention(network)]
+    assert any(".fuser." in name for name in network.attn_processors)
 
 
 def test_a_second_patch_on_the_same_network_is_refused(fresh_unet: Any) -> None:
