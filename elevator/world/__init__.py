@@ -1,0 +1,38 @@
+"""The procedural video world: seeded, captioned clips of textured shapes that move.
+
+Small enough to train on with two CPU cores, rich enough to show what the hooks do: the objects have
+crisp edges and textures, the background has fine joints, and everything in a clip is known exactly.
+"""
+
+from elevator.world.degrade import degrade
+from elevator.world.ink import ink
+from elevator.world.layout import Layout, layout
+from elevator.world.render import render
+from elevator.world.scene import (
+    BACKGROUNDS,
+    COLOURS,
+    MOTIONS,
+    SHAPES,
+    TEXTURES,
+    Scene,
+    Split,
+    draw,
+    scenes,
+)
+
+__all__ = [
+    "BACKGROUNDS",
+    "COLOURS",
+    "MOTIONS",
+    "SHAPES",
+    "TEXTURES",
+    "Layout",
+    "Scene",
+    "Split",
+    "degrade",
+    "draw",
+    "ink",
+    "layout",
+    "render",
+    "scenes",
+]

@@ -1,0 +1,177 @@
+"""A training loop that can be killed at any moment and goes on as if nothing had happened.
+
+Every step draws its data and noise from a generator seeded with (seed, step), and the learning rate
+is a function of the step. So weights, their moving average, the optimizer and the step number are
+all there is to keep, and a resumed run repeats the uninterrupted one bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Average", "Progress", "Rates", "Task", "fit", "report"]
+
+
+Average: TypeAlias = dict[str, Tensor]
+"""A moving average of weights, by their names."""
+
+
+class Task(Protocol):
+    """What is trained: some weights and a loss."""
+
+    weights: nn.Module
+
+    def loss(self, step: int, generator: torch.Generator) -> Tensor:
+        """The loss of a step, all of whose random draws come from `generator` (on the CPU)."""
+
+    def after(self, step: int, average: dict[str, Tensor]) -> None:
+        """Called when `step` steps are done, with the moving average of the weights."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How fast to learn.
+
+    Attributes:
+        peak: highest learning rate of the one-cycle schedule.
+        warm: part of the steps, in (0, 1), in which it rises; then it falls along a cosine.
+        part: part of the cycle, in (0, 1], that is run before it is cut short.
+        average: decay of the moving average of the weights.
+        clip: largest norm of the gradient.
+    """
+
+    peak: float
+    warm: float = 0.05
+    part: float = 1.0
+    average: float = 0.998
+    clip: float = 1.0
+
+    def at(self, step: int, steps: int) -> float:
+        """Learning rate of a step, from 0 (the first) to `steps - 1`."""
+        rise = max(1, round(self.warm * steps))
+        if step < rise:
+            return self.peak * (step + 1) / rise
+        return self.peak * (
+            0.01 + 0.99 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise))) / 2
+        )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands.
+
+    Attributes:
+        name: what is trained.
+        step: steps done.
+        steps: steps in all.
+        loss: mean over the last hundred steps or so.
+        seconds_left: estimate from the steps of this run.
+    """
+
+    name: str
+    step: int
+    steps: int
+    loss: float
+    seconds_left: float
+
+    def __str__(self) -> str:
+        """One line for people."""
+        left = f"{int(self.seconds_left // 60)}:{int(self.seconds_left % 60):02d}"
+        return f"{self.name}: step {self.step}/{self.steps}, loss {self.loss:.4f}, {left} left"
+
+
+def report(progress: Progress) -> None:
+    """Print a progress line every fifty steps and at the end."""
+    if progress.step % 50 == 0 or progress.step == progress.steps:
+        print(progress, flush=True)
+
+
+def fit(
+    name: str,
+    task: Task,
+    rates: Rates,
+    *,
+    steps: int,
+    seed: int,
+    checkpoint: Path,
+    resume: bool = True,
+    save_every: float = 60.0,
+    progress: Callable[[Progress], None] = report,
+) -> Average:
+    """Train `task.weights` in place.
+
+    Args:
+        name: for the progress lines.
+        task: weights and loss.
+        rates: learning rate and averaging.
+        steps: steps in all, those before an interruption included.
+        seed: of everything that is drawn.
+        checkpoint: file to go on from and to save to; written aside, then renamed.
+        resume: whether to go on from an existing checkpoint.
+        save_every: seconds between checkpoints.
+        progress: called after every step.
+
+    Returns:
+        The moving average of the weights.
+    """
+    state = task.weights.state_dict()
+    trained = [p for p in task.weights.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=rates.peak, betas=(0.9, 0.99), weight_decay=0.01)
+    average = {key: value.detach().clone() for key, value in state.items()}
+    start, mean = 0, math.nan
+    if resume and checkpoint.exists():
+        saved = torch.load(
+            checkpoint, map_location=next(iter(state.values())).device, weights_only=True
+        )
+        if saved["steps"] != steps or saved["seed"] != seed:
+            raise ValueError(
+                f"{checkpoint} is a training of {saved['steps']} steps with seed {saved['seed']}, "
+                f"asked were {steps} steps with seed {seed}; ask for the same, "
+                "or train anew with resume=False."
+            )
+        task.weights.load_state_dict(saved["weights"])
+        optimizer.load_state_dict(saved["optimizer"])
+        average, start, mean = saved["average"], saved["step"], saved["mean"]
+
+    def save(done: int) -> None:
+        aside = checkpoint.with_suffix(".part")
+        content = {"step": done, "steps": steps, "seed": seed, "mean": mean, "average": average}
+        content |= {"weights": task.weights.state_dict(), "optimizer": optimizer.state_dict()}
+        torch.save(content, aside)
+        os.replace(aside, checkpoint)
+
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    began = saved_at = time.monotonic()
+    for step in range(start, steps):
+        optimizer.param_groups[0]["lr"] = rates.at(step, steps)
+        loss = task.loss(step, torch.Generator().manual_seed(seed * 1_000_003 + step))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, rates.clip)
+        optimizer.step()
+        done = step + 1
+        decay = min(rates.average, done / (done + 10))
+        for key, value in task.weights.state_dict().items():
+            average[key].lerp_(value, 1 - decay) if value.is_floating_point() else average[
+                key
+            ].copy_(value)
+        mean = (
+            loss.item() if math.isnan(mean) else mean + (loss.item() - mean) * max(0.01, 1 / done)
+        )
+        task.after(done, average)
+        now = time.monotonic()
+        if now - saved_at >= save_every or done == steps:
+            save(done)
+            saved_at = now
+        left = (now - began) / (done - start) * (steps - done)
+        progress(Progress(name, done, steps, mean, left))
+    return average

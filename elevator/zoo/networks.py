@@ -1,0 +1,124 @@
+"""The networks of the zoo, in the shapes of Stable Diffusion and its video kin, only smaller."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UNet3DConditionModel
+    from transformers import CLIPTextModel
+
+__all__ = ["scheduler", "text_encoder", "unet2d", "unet3d", "vae"]
+
+SIZE = 64
+"""Side of a frame in pixels."""
+LATENT = 8
+"""Channels of a latent."""
+FACTOR = 4
+"""Pixels along a side of a latent pixel."""
+WIDTHS = (48, 64)
+"""Channels of the U-Nets' two levels, 16x16 and 8x8."""
+HEAD = 16
+"""Channels of an attention head, at every level and in both U-Nets."""
+TEXT = 64
+"""Channels of the text encoder."""
+
+
+def vae() -> AutoencoderKL:
+    """64x64 pixels to 16x16 latents of eight channels."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        latent_channels=LATENT,
+        norm_num_groups=8,
+        sample_size=SIZE,
+        scaling_factor=1.0,
+    )
+
+
+def text_encoder(vocabulary: int, start: int, end: int, length: int) -> CLIPTextModel:
+    """A CLIP text model of two layers; `start` and `end` are the ids of the marks around a text."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=vocabulary,
+            hidden_size=TEXT,
+            intermediate_size=4 * TEXT,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=length,
+            bos_token_id=start,
+            eos_token_id=end,
+            pad_token_id=end,
+            projection_dim=TEXT,
+        )
+    )
+
+
+def unet2d() -> UNet2DConditionModel:
+    """The image U-Net, with self- and cross-attention at every level.
+
+    `attention_head_dim` is diffusers' historical name for the *number* of heads here.
+    """
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=SIZE // FACTOR,
+        in_channels=LATENT,
+        out_channels=LATENT,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        block_out_channels=WIDTHS,
+        layers_per_block=1,
+        cross_attention_dim=TEXT,
+        attention_head_dim=tuple(width // HEAD for width in WIDTHS),
+        use_linear_projection=True,
+        norm_num_groups=8,
+    )
+
+
+def unet3d() -> UNet3DConditionModel:
+    """The video U-Net: the image U-Net's layers by the same names, and temporal ones between.
+
+    Here `attention_head_dim` is the channels of a head, so both have the same heads.
+    """
+    from diffusers import UNet3DConditionModel
+
+    return UNet3DConditionModel(
+        sample_size=SIZE // FACTOR,
+        in_channels=LATENT,
+        out_channels=LATENT,
+        down_block_types=("CrossAttnDownBlock3D",) * 2,
+        up_block_types=("CrossAttnUpBlock3D",) * 2,
+        block_out_channels=WIDTHS,
+        layers_per_block=1,
+        cross_attention_dim=TEXT,
+        attention_head_dim=HEAD,
+        norm_num_groups=8,
+    )
+
+
+def scheduler() -> DDIMScheduler:
+    """Stable Diffusion's schedule, with v-prediction.
+
+    A network that predicts v learns colours also at the noisiest levels, where a noise prediction
+    says next to nothing about the clean latent.
+    """
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        timestep_spacing="leading",
+        prediction_type="v_prediction",
+    )

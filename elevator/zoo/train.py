@@ -1,0 +1,242 @@
+"""How the checkpoints of the zoo were made: `python -m elevator.zoo.train NAME`.
+
+The order is vae, t2i, then t2v and t2i-ink; t2v starts from the snapshot that t2i leaves when its
+text encoder is frozen, so the two can run side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from elevator import world
+from elevator.zoo import networks, pipelines, tokenizer
+from elevator.zoo.diffusion import Filming, Painting, Parts
+from elevator.zoo.loop import Average, Progress, Rates, Task, fit, report
+from elevator.zoo.vae import Autoencoding, Stage, save
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, DiffusionPipeline
+
+__all__ = ["RECIPES", "STAGES", "Recipe", "train"]
+
+STAGES = (
+    Stage(1800, 16, Rates(2e-3, part=0.75), colour=1.0),
+    Stage(200, 16, Rates(1.5e-3, part=0.15, average=0.99)),
+    Stage(2000, 24, Rates(2e-3, average=0.99), crop=32),
+    Stage(1200, 16, Rates(1.5e-3, average=0.99), joint=0.6),
+)
+"""Training of the autoencoder: whole frames, in the end with weight on their colours, then crops of
+the objects, where it learns fastest, then whole frames again."""
+JOINT = 0.25
+"""Part of the T2I's training in which the text encoder learns too; the T2V starts from there."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast a diffusion model is trained.
+
+    Attributes:
+        steps: steps in all.
+        batch: stills or clips a step.
+        rates: learning rate and averaging.
+        needs: folder, made by another training, that this one starts from.
+    """
+
+    steps: int
+    batch: int
+    rates: Rates
+    needs: str
+
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "t2i": Recipe(4800, 32, Rates(2e-3), "vae"),
+        "t2v": Recipe(2000, 4, Rates(1e-3), "t2i-start"),
+        "t2i-ink": Recipe(1000, 32, Rates(7e-4, average=0.99), "t2i"),
+    }
+)
+
+
+def train(
+    name: str,
+    steps: int | None = None,
+    out: str | Path | None = None,
+    device: str | torch.device | None = None,
+    resume: bool = True,
+    progress: Callable[[Progress], None] = report,
+    *,
+    batch: int | None = None,
+    seed: int = 0,
+    save_every: float = 60.0,
+) -> Path:
+    """Train one of the zoo's models and save it in diffusers' format.
+
+    Args:
+        name: `vae`, `t2i`, `t2v` or `t2i-ink`.
+        steps: steps in all; by default as many as the committed weights had.
+        out: folder for checkpoints and results, `./zoo` by default. What a training needs of
+            another is looked for there first, then among the committed weights.
+        device: where to train; CUDA when there is one.
+        resume: go on from the checkpoint in `out`, if there is one.
+        progress: called after every step; prints a line now and then by default.
+        batch: stills or clips a step; by default as for the committed weights.
+        seed: of weights, data and noise.
+        save_every: seconds between checkpoints.
+
+    Returns:
+        The folder of the result, `out/name`.
+    """
+    known = ("vae", *RECIPES)
+    if name not in known:
+        raise ValueError(f"train got name={name!r}; use one of: {', '.join(known)}.")
+    folder = Path(out or "zoo")
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    def run(task: Task, rates: Rates, steps: int, seed: int, label: str) -> Average:
+        return fit(
+            label,
+            task,
+            rates,
+            steps=steps,
+            seed=seed,
+            checkpoint=folder / f"{label}.checkpoint.pt",
+            resume=resume,
+            save_every=save_every,
+            progress=progress,
+        )
+
+    torch.manual_seed(seed)
+    if name == "vae":
+        return _train_vae(run, folder, where, steps, batch, seed)
+    recipe = RECIPES[name]
+    steps = steps or recipe.steps
+    task = _task(name, folder, where, steps, batch or recipe.batch)
+    average = run(task, recipe.rates, steps, seed, name)
+    task.weights.load_state_dict(average)
+    unet = task.weights if isinstance(task, Filming) else task.weights["unet"]
+    pipelines.write(folder / name, replace(task.parts, vae=_autoencoder(folder)), unet)
+    return folder / name
+
+
+def _train_vae(
+    run: Callable[[Task, Rates, int, int, str], Average],
+    folder: Path,
+    device: torch.device,
+    steps: int | None,
+    batch: int | None,
+    seed: int,
+) -> Path:
+    """Train the autoencoder stage by stage; `steps` are shared out as in `STAGES`."""
+    share = steps / sum(stage.steps for stage in STAGES) if steps else 1.0
+    weights: dict[str, Tensor] = {}
+    for i, stage in enumerate(STAGES):
+        stage = replace(stage, steps=max(1, round(share * stage.steps)), batch=batch or stage.batch)
+        task = Autoencoding(
+            stage, device, on_frozen=lambda early: save(early, folder / "vae-start", seed)
+        )
+        if weights:
+            task.weights.load_state_dict(weights)
+        average = run(task, stage.rates, stage.steps, seed + i, f"vae-{i + 1}")
+        weights = task.weights.state_dict()
+    task.weights.load_state_dict(average)
+    save(task.weights, folder / "vae", seed)
+    return folder / "vae"
+
+
+def _task(
+    name: str, folder: Path, device: torch.device, steps: int, batch: int
+) -> Filming | Painting:
+    """The training of a diffusion model, from its start."""
+    parts, painter = _start(name, folder, device)
+    if name == "t2v":
+        return Filming(parts, networks.unet3d().to(device), painter, batch)
+    if name == "t2i-ink":
+        return Painting(parts, painter, batch, style=world.ink)
+    joint = max(1, round(JOINT * steps))
+    return Painting(parts, painter, batch, joint=joint, on_frozen=_snapshot(folder, parts))
+
+
+def _start(name: str, folder: Path, device: torch.device) -> tuple[Parts, torch.nn.Module]:
+    """The frozen parts, and the image U-Net to start from."""
+    from transformers import CLIPTokenizer
+
+    if name != "t2i":
+        pipe = _pipeline(RECIPES[name].needs, folder).to(device)
+        pipe.vae.requires_grad_(False)
+        pipe.text_encoder.requires_grad_(False)
+        return Parts(pipe.vae, pipe.text_encoder, pipe.tokenizer), pipe.unet.requires_grad_(
+            True
+        ).train()
+    tokenizer.write(folder / "tokenizer")
+    words = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    text = networks.text_encoder(
+        len(words), words.bos_token_id, words.eos_token_id, words.model_max_length
+    )
+    vae = _autoencoder(folder).to(device).requires_grad_(False)
+    return Parts(vae, text.to(device), words), networks.unet2d().to(device)
+
+
+def _autoencoder(folder: Path) -> AutoencoderKL:
+    """The finished autoencoder, or else an early one: both encode alike."""
+    from diffusers import AutoencoderKL
+
+    sources = (folder / "vae", folder / "vae-start", _committed("t2i") / "vae")
+    source = next((s for s in sources if s.exists()), sources[-1])
+    return AutoencoderKL.from_pretrained(source, torch_dtype=torch.float32)
+
+
+def _pipeline(needs: str, folder: Path) -> DiffusionPipeline:
+    source = folder / needs
+    return pipelines.read(source if source.exists() else _committed("t2i"))
+
+
+def _committed(name: str) -> Path:
+    return Path(__file__).parent / "weights" / name
+
+
+def _snapshot(folder: Path, parts: Parts) -> Callable[[dict[str, torch.Tensor]], None]:
+    """Save the averaged U-Net and the frozen text encoder for the T2V to start from."""
+
+    def save_start(average: dict[str, torch.Tensor]) -> None:
+        unet = networks.unet2d()
+        prefix = "unet."
+        unet.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in average.items() if k.startswith(prefix)}
+        )
+        pipelines.write(folder / "t2i-start", parts, unet)
+
+    return save_start
+
+
+def main() -> None:
+    """Command line of the training."""
+    parser = argparse.ArgumentParser(prog="python -m elevator.zoo.train", description=__doc__)
+    parser.add_argument("name", choices=("vae", *RECIPES), help="what to train")
+    parser.add_argument("--steps", type=int, help="steps in all")
+    parser.add_argument("--batch", type=int, help="stills or clips a step")
+    parser.add_argument("--out", type=Path, help="folder for checkpoints and results (./zoo)")
+    parser.add_argument("--device", help="cuda, cpu, ...")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fresh", action="store_true", help="ignore an existing checkpoint")
+    given = parser.parse_args()
+    train(
+        given.name,
+        given.steps,
+        given.out,
+        given.device,
+        not given.fresh,
+        batch=given.batch,
+        seed=given.seed,
+    )
+
+
+if __name__ == "__main__":
+    main()

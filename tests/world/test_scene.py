@@ -1,0 +1,65 @@
+"""Captions and the held-out split."""
+
+from __future__ import annotations
+
+import pytest
+
+from elevator.world import Scene, draw, scenes
+
+RING = Scene("striped", "red", "ring", "moving left", "teal")
+
+
+def test_caption_reads_like_a_sentence() -> None:
+    assert RING.caption() == "a striped red ring moving left on a teal background"
+
+
+def test_every_caption_leads_back_to_its_scene() -> None:
+    assert all(Scene.from_caption(s.caption()) == s for s in scenes())
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "A striped red ring moving left on a teal background.",
+        "  a striped red  ring moving left on a teal background",
+    ],
+)
+def test_case_blanks_and_full_stop_do_not_matter(caption: str) -> None:
+    assert Scene.from_caption(caption) == RING
+
+
+@pytest.mark.parametrize(
+    "caption",
+    ["", "a dog", "a striped red ring", "a striped beige ring moving left on a teal background"],
+)
+def test_unknown_captions_give_none(caption: str) -> None:
+    assert Scene.from_caption(caption) is None
+
+
+def test_unknown_word_names_what_there_is() -> None:
+    with pytest.raises(ValueError, match=r"colour='beige'.*red, orange"):
+        Scene("striped", "beige", "ring", "moving left", "teal")
+
+
+def test_splits_are_disjoint_and_complete() -> None:
+    train, held_out = set(scenes("train")), set(scenes("held-out"))
+    assert not train & held_out
+    assert train | held_out == set(scenes())
+    assert len(held_out) / len(scenes()) == pytest.approx(0.1, abs=0.02)
+
+
+def test_every_word_is_seen_in_training() -> None:
+    for name in ("texture", "colour", "shape", "motion", "background"):
+        assert {getattr(s, name) for s in scenes("train")} == {getattr(s, name) for s in scenes()}
+
+
+def test_draw_is_seeded_and_keeps_to_its_split() -> None:
+    assert draw(50, seed=3) == draw(50, seed=3)
+    assert draw(50, seed=3) != draw(50, seed=4)
+    assert not any(s.held_out for s in draw(200, seed=0))
+    assert all(s.held_out for s in draw(200, seed=0, split="held-out"))
+
+
+def test_unknown_split_is_named() -> None:
+    with pytest.raises(ValueError, match="split='test'"):
+        scenes("test")  # type: ignore[arg-type]

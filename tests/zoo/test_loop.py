@@ -1,0 +1,82 @@
+"""The training loop: seeded, and resumable bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from elevator.zoo.loop import Progress, Rates, fit
+
+
+class Line:
+    """Fits a line to noisy points."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.weights: nn.Module = nn.Linear(3, 1)
+
+    def loss(self, step: int, generator: torch.Generator) -> Tensor:
+        points = torch.randn(16, 3, generator=generator)
+        error: Tensor = self.weights(points) - points.sum(1, keepdim=True)
+        return error.square().mean()
+
+    def after(self, step: int, average: dict[str, Tensor]) -> None:
+        """Nothing."""
+
+
+class StopError(Exception):
+    """The power went out."""
+
+
+def run(
+    folder: Path, *, stop: int | None = None, seed: int = 0, steps: int = 30
+) -> dict[str, Tensor]:
+    def progress(now: Progress) -> None:
+        if now.step == stop:
+            raise StopError
+
+    average = fit(
+        "line",
+        Line(),
+        Rates(0.05),
+        steps=steps,
+        seed=seed,
+        checkpoint=folder / "line.pt",
+        save_every=0,
+        progress=progress,
+    )
+    return average
+
+
+def test_resumed_training_is_the_same_bit_for_bit(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole")
+    with pytest.raises(StopError):
+        run(tmp_path / "cut", stop=11)
+    resumed = run(tmp_path / "cut")
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    assert not list(tmp_path.glob("*/*.part"))
+
+
+def test_finished_training_is_not_repeated(tmp_path: Path) -> None:
+    first = run(tmp_path)
+    assert all(torch.equal(first[key], value) for key, value in run(tmp_path).items())
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    run(tmp_path)
+    with pytest.raises(ValueError, match="30 steps with seed 0, asked were 30 steps with seed 1"):
+        run(tmp_path, seed=1)
+
+
+def test_training_learns() -> None:
+    rates = Rates(1.0, warm=0.1)
+    assert rates.at(0, 100) == pytest.approx(0.1)
+    assert rates.at(9, 100) == pytest.approx(1.0)
+    assert rates.at(99, 100) == pytest.approx(0.01, abs=0.01)
+
+
+def test_progress_reads_like_a_sentence() -> None:
+    assert str(Progress("t2i", 50, 100, 0.25, 75)) == "t2i: step 50/100, loss 0.2500, 1:15 left"
