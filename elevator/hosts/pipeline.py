@@ -1,6 +1,7 @@
 """What `attach` needs of a pipeline beside its scheduler: sizes, frames, generator, last output."""
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,10 +18,26 @@ __all__ = [
     "knows_its_frames",
     "latent_shape",
     "network_of",
+    "quiet_deprecation",
     "seeds_of",
     "watch_latents",
     "watch_network",
 ]
+
+
+@contextmanager
+def quiet_deprecation() -> Iterator[None]:
+    """Keep back the one line that says TextToVideoSDPipeline is no longer developed."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "TextToVideoSDPipeline has been deprecated" not in record.getMessage()
+
+    logger = logging.getLogger("diffusers.pipelines.pipeline_utils")
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
 
 
 def network_of(pipeline: Any) -> nn.Module | None:
@@ -49,11 +66,11 @@ def latent_shape(
     pipeline: Any, frames: int, height: int | None, width: int | None
 ) -> tuple[int, int, int, int]:
     """(c, f, h, w) of the latents of one clip; sizes in pixels, the network's own by default."""
-    config = getattr(network_of(pipeline), "config", None)
+    config: Any = getattr(network_of(pipeline), "config", None)
     own = getattr(config, "sample_size", None) or 64
     own_height, own_width = (own, own) if isinstance(own, int) else own
     scale = getattr(pipeline, "vae_scale_factor", 8)
-    channels = int(getattr(config, "out_channels", None) or getattr(config, "in_channels", 4))
+    channels = int(config.in_channels)
     return (
         channels,
         frames,

@@ -5,7 +5,7 @@ schedulers, `isinstance` branches, inspected signatures, saving and pickling wor
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -219,7 +219,7 @@ def _require_like(got: Tensor, expected: Tensor, hook: Hook[Any]) -> None:
 
 
 def _rebuild(cls: type, state: dict[str, Any]) -> Any:
-    scheduler = object.__new__(cls)
+    scheduler: Any = object.__new__(cls)
     scheduler.__dict__.update(state)
     return scheduler
 
@@ -267,7 +267,8 @@ def swap_class(scheduler: Any, engine: Engine) -> None:
             ]
         )
     scheduler.__dict__[_ENGINE] = engine
-    scheduler.__class__ = _hooked(type(scheduler))
+    original: Hashable = type(scheduler)
+    scheduler.__class__ = _hooked(original)
 
 
 def unswap_class(scheduler: Any, original: type) -> None:

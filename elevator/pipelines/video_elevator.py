@@ -1,0 +1,515 @@
+"""VideoElevator as one object: prompt in, elevated video out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from diffusers import (
+    AnimateDiffPipeline,
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    TextToVideoSDPipeline,
+    UNetMotionModel,
+)
+from diffusers.loaders import StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin
+from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
+from diffusers.utils import BaseOutput
+from diffusers.video_processor import VideoProcessor
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from elevator.attach import attach
+from elevator.combine import chain
+from elevator.errors import CheckError
+from elevator.filters import LowPass
+from elevator.hook import Hook
+from elevator.hosts.checkpoints import load_t2i, load_t2v, same_latent_space
+from elevator.hosts.denoiser import denoiser
+from elevator.hosts.pipeline import quiet_deprecation
+from elevator.latent import Latent
+from elevator.plan import Plan, plan
+from elevator.recipes import PRESETS, Preset, Recipe, preset_for, videoelevator
+from elevator.samplers import DDIM, LCM, mixed_noise
+
+__all__ = ["VideoElevatorOutput", "VideoElevatorPipeline"]
+
+
+@dataclass
+class VideoElevatorOutput(BaseOutput):
+    """What a call returns.
+
+    Attributes:
+        frames: by `output_type`: `pil` lists of images per clip; `np` (b, f, h, w, 3) and `pt`
+            (b, f, 3, h, w) in [0, 1]; `latent` (b, c, f, h, w).
+    """
+
+    frames: list[list[PIL.Image.Image]] | np.ndarray[Any, Any] | Tensor
+
+
+class VideoElevatorPipeline(
+    DiffusionPipeline,
+    StableDiffusionMixin,
+    TextualInversionLoaderMixin,
+    StableDiffusionLoraLoaderMixin,
+):
+    """VideoElevator (Zhang et al. 2024, arXiv 2403.05438): a T2V for motion, a T2I for quality.
+
+    Any text-to-image checkpoint in the T2V's latent space can be put in: personalised models,
+    LoRA files (`load_lora_weights`), textual inversion (`load_textual_inversion`). Saving, loading,
+    devices, offloading, VAE slicing and tiling work as in every diffusers pipeline.
+
+    Args:
+        vae: the autoencoder of both models; the T2I's.
+        text_encoder: the T2I's text encoder.
+        tokenizer: the T2I's tokenizer.
+        unet: the T2I's `UNet2DConditionModel`.
+        scheduler: the T2I's scheduler; DDIM in the paper.
+        video_text_encoder: the T2V's text encoder.
+        video_tokenizer: the T2V's tokenizer.
+        video_unet: the T2V's `UNet3DConditionModel` or `UNetMotionModel`.
+        video_scheduler: the T2V's scheduler; DDIM, or LCM for AnimateLCM.
+    """
+
+    model_cpu_offload_seq = "text_encoder->video_text_encoder->unet->video_unet->vae"
+    _callback_tensor_inputs = ("latents", "prompt_embeds", "negative_prompt_embeds")
+
+    def __init__(
+        self,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        unet: Any,
+        scheduler: Any,
+        video_text_encoder: Any,
+        video_tokenizer: Any,
+        video_unet: Any,
+        video_scheduler: Any,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+            video_text_encoder=video_text_encoder,
+            video_tokenizer=video_tokenizer,
+            video_unet=video_unet,
+            video_scheduler=video_scheduler,
+        )
+        self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.video_processor = VideoProcessor(vae_scale_factor=self.vae_scale_factor)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path | None = None,
+        *,
+        t2i: Any = None,
+        t2v: Any = None,
+        dtype: torch.dtype = torch.float32,
+        lora: Sequence[Any] = (),
+        textual_inversion: Sequence[Any] = (),
+        t2i_config: str | Path | None = None,
+        t2v_base: Any = None,
+        t2v_lora: Sequence[Any] = (),
+        **kwargs: Any,
+    ) -> "VideoElevatorPipeline":
+        """Load a saved pipeline, or put one together from a T2I and a T2V.
+
+        Args:
+            pretrained_model_name_or_path: a folder written by `save_pretrained` (or its hub id);
+                then nothing else is needed.
+            t2i: hub id, local folder, single `.safetensors` file, or a `StableDiffusionPipeline`.
+            t2v: hub id or local folder of a text-to-video or AnimateDiff pipeline or of a motion
+                adapter, or such a pipeline.
+            dtype: dtype of the weights.
+            lora: LoRA files for the T2I, each a path or `(path, scale)`.
+            textual_inversion: embeddings for the T2I, each a path or `(path, token)`.
+            t2i_config: folder with the configuration of a single-file `t2i`, to stay offline.
+            t2v_base: what a motion adapter is put on; the T2I by default.
+            t2v_lora: LoRA files for the T2V, such as AnimateLCM's.
+            **kwargs: passed on to diffusers' `from_pretrained`.
+
+        Raises:
+            CheckpointError: a checkpoint cannot be loaded as asked.
+            CheckError: the two models do not share a latent space.
+        """
+        if pretrained_model_name_or_path is not None:
+            if t2i is not None or t2v is not None:
+                raise CheckError(
+                    ["give a saved pipeline, or t2i=... and t2v=..., not both at once"]
+                )
+            loaded: VideoElevatorPipeline = super().from_pretrained(
+                pretrained_model_name_or_path, dtype=dtype, **kwargs
+            )
+            return loaded
+        if t2i is None or t2v is None:
+            raise CheckError(["give t2i=... and t2v=..., or the folder of a saved pipeline"])
+        image = load_t2i(
+            t2i,
+            dtype=dtype,
+            lora=lora,
+            textual_inversion=textual_inversion,
+            config=t2i_config,
+            **kwargs,
+        )
+        base = image if t2v_base is None else t2v_base
+        video = load_t2v(t2v, dtype=dtype, base=base, lora=t2v_lora, **kwargs)
+        return cls.from_pipelines(image, video)
+
+    @classmethod
+    def from_pipelines(cls, t2i: Any, t2v: Any) -> "VideoElevatorPipeline":
+        """Put a T2I pipeline and a T2V pipeline together; neither is changed.
+
+        The T2I samples with DDIM, as in the paper; set `pipe.scheduler` for another solver.
+        """
+        problems = tuple(same_latent_space(t2i, t2v))
+        if problems:
+            raise CheckError(problems)
+        scheduler = DDIMScheduler.from_config(
+            t2i.scheduler.config, clip_sample=False, set_alpha_to_one=False
+        )
+        return cls(
+            vae=t2i.vae,
+            text_encoder=t2i.text_encoder,
+            tokenizer=t2i.tokenizer,
+            unet=t2i.unet,
+            scheduler=scheduler,
+            video_text_encoder=t2v.text_encoder,
+            video_tokenizer=t2v.tokenizer,
+            video_unet=t2v.unet,
+            video_scheduler=t2v.scheduler,
+        )
+
+    @property
+    def t2i(self) -> StableDiffusionPipeline:
+        """The T2I as a pipeline of its own, on the same components."""
+        view = StableDiffusionPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.unet,
+            scheduler=self.scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        return self._dress(view)
+
+    @property
+    def t2v(self) -> TextToVideoSDPipeline | AnimateDiffPipeline:
+        """The T2V as a pipeline of its own, on the same components."""
+        parts = {
+            "vae": self.vae,
+            "text_encoder": self.video_text_encoder,
+            "tokenizer": self.video_tokenizer,
+            "unet": self.video_unet,
+            "scheduler": self.video_scheduler,
+        }
+        if isinstance(self.video_unet, UNetMotionModel):
+            return self._dress(AnimateDiffPipeline(motion_adapter=None, **parts))
+        with quiet_deprecation():
+            return self._dress(TextToVideoSDPipeline(**parts))
+
+    def _dress(self, view: Any) -> Any:
+        view._progress_bar_config = dict(getattr(self, "_progress_bar_config", {}))
+        return view
+
+    @property
+    def preset(self) -> str:
+        """Name of the preset that fits the T2V."""
+        if type(self.video_scheduler).__name__ == "LCMScheduler":
+            return "animatelcm"
+        return "lavie" if self.video_scheduler.config.beta_schedule == "linear" else "zeroscope"
+
+    def recipe(
+        self,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        *,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        video_guidance_scale: float | None = None,
+        preset: str | Preset | None = None,
+        refine: Sequence[int] | None = None,
+        t2v_steps: int | None = None,
+        lowpass: Hook[Any] | None = None,
+        fast: bool = False,
+        eta: float = 0.0,
+        hook: Hook[Any] | None = None,
+        prompt_embeds: Float[Tensor, "b n d"] | None = None,
+        negative_prompt_embeds: Float[Tensor, "b n d"] | None = None,
+        video_prompt_embeds: Float[Tensor, "b n e"] | None = None,
+        negative_video_prompt_embeds: Float[Tensor, "b n e"] | None = None,
+    ) -> Recipe:
+        """The hook and the patches a call with these arguments attaches; see `__call__`."""
+        numbers = self._preset(preset)
+        steps = num_inference_steps or numbers.steps
+        if prompt is None and (prompt_embeds is None or video_prompt_embeds is None):
+            raise CheckError(
+                ["give a prompt, or prompt_embeds for the T2I and video_prompt_embeds for the T2V"]
+            )
+        if negative_prompt is None:
+            negative_prompt = [""] * len(prompt) if isinstance(prompt, list) else ""
+        t2i, lcm = self.t2i, type(self.video_scheduler).__name__ == "LCMScheduler"
+        composed = videoelevator(
+            denoiser(
+                self.t2v,
+                None if video_prompt_embeds is not None else prompt,
+                guidance=_or(video_guidance_scale, numbers.video_guidance),
+                negative_prompt=negative_prompt,
+                prompt_embeds=video_prompt_embeds,
+                negative_prompt_embeds=negative_video_prompt_embeds,
+                name="T2V",
+            ),
+            denoiser(
+                t2i,
+                None if negative_prompt_embeds is not None else negative_prompt,
+                guidance=1,
+                prompt_embeds=negative_prompt_embeds,
+                name="T2I inversion",
+            ),
+            None
+            if fast
+            else denoiser(
+                t2i,
+                None if prompt_embeds is not None else prompt,
+                guidance=1,
+                prompt_embeds=prompt_embeds,
+                name="T2I correction",
+            ),
+            steps=steps,
+            refine=numbers.refine_at(steps) if refine is None else refine,
+            t2v_steps=_or(t2v_steps, numbers.t2v_steps),
+            lowpass=lowpass
+            or LowPass("gaussian", temporal=numbers.temporal, spatial=numbers.spatial),
+            solver=LCM() if lcm else DDIM(eta),
+            inversion_calls=FAST_INVERSION_CALLS if fast else None,
+        )
+        if hook is not None:
+            return Recipe(chain(composed.hook, hook), composed.patches)
+        return composed
+
+    def plan(self, prompt: str | list[str], *, num_frames: int | None = None, **call: Any) -> Plan:
+        """How many network calls a call with these arguments makes; nothing is computed.
+
+        Args:
+            prompt: as for `__call__`.
+            num_frames: as for `__call__`.
+            **call: any argument of `recipe`, and `height` and `width`.
+        """
+        numbers = self._preset(call.get("preset"))
+        height, width = call.pop("height", None), call.pop("width", None)
+        return plan(
+            self.t2i,
+            self.recipe(prompt, **call).hook,
+            steps=call.get("num_inference_steps") or numbers.steps,
+            frames=num_frames or numbers.frames,
+            clips=1 if isinstance(prompt, str) else len(prompt),
+            height=height,
+            width=width,
+            guided=_or(call.get("guidance_scale"), numbers.guidance) > 1,
+        )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        video_guidance_scale: float | None = None,
+        *,
+        preset: str | Preset | None = None,
+        refine: Sequence[int] | None = None,
+        t2v_steps: int | None = None,
+        lowpass: Hook[Any] | None = None,
+        shared_noise: float | None = None,
+        fast: bool = False,
+        hook: Hook[Any] | None = None,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Latent | None = None,
+        prompt_embeds: Float[Tensor, "b n d"] | None = None,
+        negative_prompt_embeds: Float[Tensor, "b n d"] | None = None,
+        video_prompt_embeds: Float[Tensor, "b n e"] | None = None,
+        negative_video_prompt_embeds: Float[Tensor, "b n e"] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        decode_chunk_size: int | None = None,
+    ) -> VideoElevatorOutput | tuple[Any]:
+        """Make one clip per prompt.
+
+        Args:
+            prompt: a prompt, or one per clip.
+            negative_prompt: what to avoid, for both models; "" by default.
+            height: in pixels, a multiple of the VAE's factor; the T2I's own by default.
+            width: as `height`.
+            num_frames: frames per clip; the preset's by default.
+            num_inference_steps: sampling steps; the preset's by default.
+            guidance_scale: of the T2I; 1 or less runs without guidance.
+            video_guidance_scale: of the T2V.
+            preset: `zeroscope`, `lavie`, `animatelcm`, or numbers of your own; the one that fits
+                the T2V by default. Arguments given beside it override it.
+            refine: refinement points as steps remaining, e.g. (45, 35, 25, 15) of 50; () never
+                refines, which leaves the inflated T2I alone.
+            t2v_steps: T2V steps per refinement.
+            lowpass: the filter before the T2V; `el.identity()` for none.
+            shared_noise: weight of the initial noise all frames share.
+            fast: fewer inversion calls and no correction.
+            hook: a hook of your own, run after VideoElevator's in every step.
+            eta: DDIM's eta, for both models.
+            generator: one, or one per clip: initial noise and every draw follow from it.
+            latents: initial noise (b, c, f, h, w) instead of a draw.
+            prompt_embeds: the T2I's text embeddings, one row per clip, instead of `prompt`.
+            negative_prompt_embeds: the T2I's negative embeddings.
+            video_prompt_embeds: the T2V's text embeddings.
+            negative_video_prompt_embeds: the T2V's negative embeddings.
+            output_type: `pil`, `np`, `pt` or `latent`.
+            return_dict: return a `VideoElevatorOutput`, else a tuple.
+            callback_on_step_end: `callback(pipe, step, timestep, tensors) -> tensors` after each
+                step, as in diffusers; frames are the batch axis of `latents` there.
+            callback_on_step_end_tensor_inputs: which tensors it gets.
+            decode_chunk_size: frames decoded at once; all by default.
+
+        Raises:
+            CheckError: an argument cannot work; all reasons together, before anything runs.
+        """
+        numbers = self._preset(preset)
+        steps = num_inference_steps or numbers.steps
+        guidance = _or(guidance_scale, numbers.guidance)
+        frames = numbers.frames if num_frames is None else num_frames
+        if latents is not None:
+            frames = latents.shape[2]
+        own = self.unet.config.sample_size
+        own_height, own_width = (own, own) if isinstance(own, int) else own
+        height = own_height * self.vae_scale_factor if height is None else height
+        width = own_width * self.vae_scale_factor if width is None else width
+        clips = len(prompt) if isinstance(prompt, list) else 1
+        if prompt_embeds is not None:
+            clips = len(prompt_embeds)
+        self._require(height, width, frames, steps, output_type)
+
+        composed = self.recipe(
+            prompt,
+            negative_prompt,
+            num_inference_steps=steps,
+            video_guidance_scale=video_guidance_scale,
+            preset=numbers,
+            refine=refine,
+            t2v_steps=t2v_steps,
+            lowpass=lowpass,
+            fast=fast,
+            eta=eta,
+            hook=hook,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            video_prompt_embeds=video_prompt_embeds,
+            negative_video_prompt_embeds=negative_video_prompt_embeds,
+        )
+        t2i, device = self.t2i, self._execution_device
+        text, against = t2i.encode_prompt(
+            None if prompt_embeds is not None else prompt,
+            device,
+            1,
+            True,
+            negative_prompt,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+        )
+        if latents is None:
+            shape = (
+                clips,
+                self.unet.config.in_channels,
+                frames,
+                height // self.vae_scale_factor,
+                width // self.vae_scale_factor,
+            )
+            weight = _or(shared_noise, numbers.shared_noise)
+            latents = mixed_noise(shape, weight, generator, device=device, dtype=text.dtype)
+        per_frame = None
+        if isinstance(generator, list):
+            per_frame = [one for one in generator for _ in range(frames)]
+
+        def callback(
+            view: Any, index: int, timestep: Any, tensors: dict[str, Any]
+        ) -> dict[str, Any]:
+            assert callback_on_step_end is not None
+            return callback_on_step_end(self, index, timestep, tensors)
+
+        with attach(t2i, composed.hook, composed.patches, frames=frames):
+            sampled = t2i(
+                prompt_embeds=text.repeat_interleave(frames, 0),
+                negative_prompt_embeds=against.repeat_interleave(frames, 0),
+                height=height,
+                width=width,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                eta=eta,
+                generator=per_frame or generator,
+                latents=rearrange(latents, "b c f h w -> (b f) c h w"),
+                output_type="latent",
+                callback_on_step_end=callback if callback_on_step_end else None,
+                callback_on_step_end_tensor_inputs=list(callback_on_step_end_tensor_inputs),
+            ).images
+        made = rearrange(sampled, "(b f) c h w -> b c f h w", f=frames)
+        video: Any = made if output_type == "latent" else self._decode(made, decode_chunk_size)
+        if output_type != "latent":
+            video = self.video_processor.postprocess_video(video, output_type)
+        self.maybe_free_model_hooks()
+        return VideoElevatorOutput(frames=video) if return_dict else (video,)
+
+    def _decode(self, latents: Latent, chunk: int | None) -> Float[Tensor, "b 3 f h w"]:
+        """Decode frame by frame with the T2I's VAE, `chunk` frames at once; values in [-1, 1]."""
+        frames = latents.shape[2]
+        flat = rearrange(latents, "b c f h w -> (b f) c h w") / self.vae.config.scaling_factor
+        parts = [self.vae.decode(part).sample for part in flat.split(chunk or len(flat))]
+        return rearrange(torch.cat(parts).float(), "(b f) c h w -> b c f h w", f=frames)
+
+    def _preset(self, preset: str | Preset | None) -> Preset:
+        if isinstance(preset, Preset):
+            return preset
+        return preset_for(preset) if preset is not None else PRESETS[self.preset]
+
+    def _require(self, height: int, width: int, frames: int, steps: int, output_type: str) -> None:
+        """Refuse arguments that cannot work, all at once."""
+        problems = []
+        factor = self.vae_scale_factor * self._smallest_step()
+        for name, size in (("height", height), ("width", width)):
+            if size < factor or size % factor:
+                problems.append(
+                    f"{name} is {size}, but must be a positive multiple of {factor}; "
+                    f"try {max(1, round(size / factor)) * factor}"
+                )
+        for name, count in (("num_frames", frames), ("num_inference_steps", steps)):
+            if count < 1:
+                problems.append(f"{name} is {count}, but must be at least 1")
+        if output_type not in ("pil", "np", "pt", "latent"):
+            problems.append(f"output_type {output_type!r} is unknown; use pil, np, pt or latent")
+        if problems:
+            raise CheckError(problems)
+
+    def _smallest_step(self) -> int:
+        """How often both networks halve a latent: its sides must be multiples of that."""
+        halvings = (len(net.config.down_block_types) - 1 for net in (self.unet, self.video_unet))
+        return int(2 ** max(halvings))
+
+
+def _or(value: float | None, default: float) -> Any:
+    return default if value is None else value
+
+
+FAST_INVERSION_CALLS = 8
+"""Network calls per inversion where `fast=True`."""

@@ -1,0 +1,131 @@
+"""Named compositions: each paper's defaults live here, in numbers, and nowhere else."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from elevator.combine import at, chain, identity
+from elevator.denoiser import Denoiser
+from elevator.errors import CheckError
+from elevator.filters import LowPass
+from elevator.hook import Hook
+from elevator.models.inflate import CrossFrameAttention
+from elevator.patch import Patch
+from elevator.renoise import renoise
+from elevator.samplers import DDIM, DDIMInversion, SDEdit, Solver
+
+__all__ = ["PRESETS", "Preset", "Recipe", "preset_for", "videoelevator"]
+
+
+class Recipe(NamedTuple):
+    """A composition to attach: `el.attach(pipe, recipe.hook, recipe.patches, frames=...)`."""
+
+    hook: Hook[Any]
+    patches: tuple[Patch, ...]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The numbers of one VideoElevator arrangement.
+
+    Attributes:
+        frames: frames of a clip.
+        steps: sampling steps S of the T2I, and of the grid the T2V walks.
+        refine: where motion is refined, as steps remaining (S = first step, 1 = last).
+        t2v_steps: T2V network calls per refinement, N.
+        temporal: stop frequency of the low-pass filter over time (Nyquist = 1).
+        spatial: its stop frequency over space; None filters over time only.
+        shared_noise: weight of the noise all frames share at the start.
+        guidance: guidance scale of the T2I.
+        video_guidance: guidance scale of the T2V.
+    """
+
+    frames: int
+    steps: int
+    refine: tuple[int, ...]
+    t2v_steps: int
+    temporal: float | None
+    spatial: float | None
+    shared_noise: float
+    guidance: float
+    video_guidance: float
+
+    def refine_at(self, steps: int) -> tuple[int, ...]:
+        """The refinement points (steps remaining) of a run of another length."""
+        scaled = (max(1, round(remaining * steps / self.steps)) for remaining in self.refine)
+        return tuple(sorted(set(scaled), reverse=True))
+
+
+PRESETS: dict[str, Preset] = {
+    "zeroscope": Preset(24, 50, (45, 35, 25, 15), 8, 0.4, 1.0, 1.5, 7.5, 7.5),
+    "lavie": Preset(16, 50, (45, 35, 30, 25, 20, 15), 8, 0.5, 1.0, 1.0, 7.5, 7.5),
+    "animatelcm": Preset(16, 30, (26, 21, 15, 9), 6, 0.6, 1.0, 0.5, 7.5, 2.0),
+}
+"""VideoElevator's published settings, by the T2V they were made for (its example scripts)."""
+
+
+def preset_for(name: str) -> Preset:
+    """A preset by name."""
+    if name not in PRESETS:
+        raise CheckError([f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}"])
+    return PRESETS[name]
+
+
+def videoelevator(
+    t2v: Denoiser,
+    invert: Denoiser,
+    correct: Denoiser | None = None,
+    *,
+    steps: int = 50,
+    refine: Sequence[int] = (45, 35, 25, 15),
+    t2v_steps: int = 8,
+    lowpass: Hook[Any] | None = None,
+    solver: Solver | None = None,
+    inversion_calls: int | None = None,
+    patches: Sequence[Patch] = (CrossFrameAttention(),),
+) -> Recipe:
+    r"""VideoElevator (Zhang et al. 2024, arXiv 2403.05438, section 3), to attach to a T2I.
+
+    At each refinement step the clean estimate is low-passed over time, noised and denoised by the
+    T2V for a few steps, then brought back by DDIM inversion with the T2I; between refinements each
+    step is corrected by the inversion's own error. The T2I's self-attention is inflated: every
+    frame attends to the first.
+
+    Args:
+        t2v: the text-to-video model with the prompt, guidance inside.
+        invert: the T2I as used for inversion: negative prompt, guidance 1.
+        correct: the T2I as used for the correction: prompt, guidance 1. None: no correction.
+        steps: num_inference_steps of the run this will be attached to.
+        refine: refinement points as *steps remaining*, from `steps` (first) to 1 (last).
+        t2v_steps: T2V network calls per refinement.
+        lowpass: the filter, applied at every refinement but the last, as published; None: gaussian
+            with stop frequencies 0.4 in time and 1.0 in space; `identity()` for none.
+        solver: makes the T2V's steps; DDIM by default, `LCM()` for consistency models.
+        inversion_calls: at most this many network calls per inversion (excludes `correct`); None
+            visits every level.
+        patches: changes inside the T2I; `()` leaves frames independent.
+
+    Raises:
+        CheckError: a refinement point lies outside the run.
+    """
+    points = sorted(set(refine), reverse=True)
+    outside = [point for point in points if not 1 <= point <= steps]
+    if outside:
+        raise CheckError(
+            [
+                f"refinement points {outside} lie outside a run of {steps} steps; they count the "
+                f"steps remaining, from {steps} (first step) to 1 (last)"
+            ]
+        )
+    if not points:
+        return Recipe(identity(), tuple(patches))
+    indices = [steps - point for point in points]
+    if lowpass is None:
+        lowpass = LowPass("gaussian", temporal=0.4, spatial=1.0)
+    refinement = chain(
+        at(indices[:-1], lowpass) if len(indices) > 1 else identity(),
+        at(indices, SDEdit(t2v, t2v_steps, solver or DDIM())),
+    )
+    # The host's own call holds the correction's prediction right after a refinement.
+    rule = DDIMInversion(invert, correct, calls=inversion_calls, reuse=correct is not None)
+    return Recipe(renoise(refinement, rule), tuple(patches))
