@@ -88,6 +88,9 @@ class _Wrapper(Hook[Any]):
     def finish(self, clean: Latent, proposed: Latent, step: Step, state: Any) -> tuple[Latent, Any]:
         return self.hook.finish(clean, proposed, step, state)
 
+    def acts_at(self, steps: int) -> frozenset[int]:
+        return self.hook.acts_at(steps)
+
 
 @final
 @dataclass(frozen=True)
