@@ -111,6 +111,7 @@ def attach(
         seeds = seeds_of(arguments.get("generator"))
         if frames is None and arguments.get("num_frames") is not None:
             engine.frames = int(arguments["num_frames"])
+            undo.enter_context(publish_frames(engine.frames))
 
     scheduler, network = pipeline.scheduler, network_of(pipeline)
     engine = Engine(

@@ -37,7 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if goldens is not None and not goldens.is_dir():
         raise pytest.UsageError(f"--goldens {goldens} is not a folder")
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    torch.set_num_threads(max(1, min(4, (os.cpu_count() or 1) // workers)))
+    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+    torch.set_num_threads(max(1, min(4, threads // workers)))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -5,7 +5,7 @@ schedulers, `isinstance` branches, inspected signatures, saving and pickling wor
 """
 
 import functools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -224,9 +224,13 @@ def _rebuild(cls: type, state: dict[str, Any]) -> Any:
     return scheduler
 
 
-@functools.cache
+_subclasses: dict[Any, Any] = {}
+
+
 def _hooked(base: Any) -> Any:
     """The subclass of a scheduler class that hands its steps to the engine in its instance."""
+    if base in _subclasses:
+        return _subclasses[base]
 
     class Hooked(base):
         @functools.wraps(base.set_timesteps)
@@ -254,6 +258,7 @@ def _hooked(base: Any) -> Any:
     # Pipelines write the scheduler's class into model_index.json: keep the original's name.
     Hooked.__name__, Hooked.__qualname__ = base.__name__, base.__qualname__
     Hooked.__module__ = base.__module__
+    _subclasses[base] = Hooked
     return Hooked
 
 
@@ -267,8 +272,7 @@ def swap_class(scheduler: Any, engine: Engine) -> None:
             ]
         )
     scheduler.__dict__[_ENGINE] = engine
-    original: Hashable = type(scheduler)
-    scheduler.__class__ = _hooked(original)
+    scheduler.__class__ = _hooked(type(scheduler))
 
 
 def unswap_class(scheduler: Any, original: type) -> None:

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from elevator.errors import CheckError, HookError
-from elevator.hook import Host
 from elevator.latent import current_frames
 from elevator.patch import Patch
 
@@ -82,13 +81,6 @@ class CrossFrameAttention(Patch):
         """Refuse an unknown choice of keys."""
         if self.keys not in get_args(Keys):
             raise ValueError(f"keys must be one of {', '.join(get_args(Keys))}; got {self.keys!r}")
-
-    def check(self, host: Host) -> Iterable[str]:
-        if host.frames is None:
-            yield (
-                "CrossFrameAttention must be told how many batch rows are frames of one clip; "
-                "give attach(..., frames=...)"
-            )
 
     @contextmanager
     def apply(self, module: nn.Module) -> Iterator[None]:

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 import elevator as el
 from elevator.errors import CheckError, HookError
-from elevator.hook import Host
 from elevator.latent import publish_frames
 from elevator.models.inflate import CrossFrameAttention
 from tests.builders import make_latent, sample, tiny_animatediff, tiny_sd, tiny_unet
@@ -358,13 +357,6 @@ def test_unknown_keys_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for users
     with pytest.raises(ValueError, match=r"first\+previous, first\+own; got 'last'"):
         CrossFrameAttention("last")  # type: ignore[arg-type]
-
-
-def test_check_asks_for_the_frames() -> None:
-    host = Host("DDIMScheduler", 1, "epsilon", "(b f) c h w")
-    assert "frames=" in " ".join(CrossFrameAttention().check(host))
-    told = Host("DDIMScheduler", 1, "epsilon", "(b f) c h w", frames=4)
-    assert not tuple(CrossFrameAttention().check(told))
 
 
 # --- with everything else -------------------------------------------------------------------------
