@@ -164,8 +164,8 @@ def _video_step(
         noise = log.randn(tuple(v.shape), i, "lcm")
         result = _lcm(t2v.scheduler, eps, tau, v, noise)
     else:
-        noise = log.randn(tuple(v.shape), i, "ddim_eta") if eta > 0 else None
-        done = t2v.scheduler.step(eps, tau, v, eta=eta, variance_noise=noise)
+        drawn = log.randn(tuple(v.shape), i, "ddim_eta") if eta > 0 else None
+        done = t2v.scheduler.step(eps, tau, v, eta=eta, variance_noise=drawn)
         result = done.pred_original_sample, done.prev_sample
     log.event("t2v.step", i, t=int(tau))
     return result
