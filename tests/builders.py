@@ -5,12 +5,14 @@ inside the functions that need it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, final
 
 import torch
 from hypothesis import settings
 from torch import Tensor, nn
 
+from elevator.denoiser import Call, record_call
 from elevator.hook import Hook, Run, Step
 from elevator.latent import Latent
 from elevator.level import Level, Prediction
@@ -19,6 +21,7 @@ from elevator.schedule import Schedule
 
 __all__ = [
     "SHAPE",
+    "FakeDenoiser",
     "ddim",
     "drive",
     "make_latent",
@@ -152,6 +155,30 @@ def walk(
         proposed = after.alpha.float() * edited + after.sigma.float() * noise
         latent, state = hook.finish(edited, proposed, step, state)
         yield latent
+
+
+@final
+@dataclass(frozen=True)
+class FakeDenoiser:
+    """A denoiser whose noise is a function of the latent, value by value; no network.
+
+    Attributes:
+        gain: 0 predicts no noise at all, whatever the latent.
+    """
+
+    gain: float = 0.5
+
+    @property
+    def schedule(self) -> Schedule:
+        return make_schedule(50)
+
+    def walk(self, steps: int) -> Schedule:
+        return make_schedule(steps)
+
+    def __call__(self, noisy: Latent, level: Level) -> Prediction:
+        record_call(Call("FakeDenoiser", noisy.shape[0] * noisy.shape[2], 1))
+        noise = self.gain * torch.tanh(noisy)
+        return Prediction((noisy - level.sigma * noise) / level.alpha, noise)
 
 
 def drive(hook: Hook[Any], run: Run, **more: Any) -> list[Latent]:
