@@ -104,7 +104,7 @@ def _parser() -> _Parser:
     actions = zoo.add_subparsers(dest="action", required=True, metavar="ACTION")
     actions.add_parser("list", help="names, folders and sizes")
     train = actions.add_parser("train", help="train a built-in model again")
-    train.add_argument("name", metavar="NAME", help="vae, t2i, t2v or t2i-ink")
+    train.add_argument("name", metavar="NAME", help="one of `elevator zoo list`")
     train.add_argument("--steps", type=_count, help="steps in all (default: as committed)")
     train.add_argument("--out", metavar="DIR", help="checkpoints and results (default: ./zoo)")
     train.add_argument("--device", help="cuda, cpu, ... (default: cuda if there is one)")
@@ -146,7 +146,10 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     numbers.add_argument("--guidance", type=_number, help="of the T2I (default: the preset's)")
     numbers.add_argument("--fps", type=_positive, help="frames a second (default: 8)")
     numbers.add_argument(
-        "--fast", action="store_true", default=None, help="about half the work, nearly as good"
+        "--fast",
+        action="store_true",
+        default=None,
+        help="fewer network calls, nearly the same result",
     )
     machine = parser.add_argument_group("machine and output")
     machine.add_argument("--device", help="cuda, cpu, ... (default: cuda if there is one)")
@@ -208,9 +211,9 @@ def _lora(text: str) -> tuple[str, float]:
     """File and scale."""
     file, colon, scale = text.rpartition(":")
     try:
-        return (file, float(scale)) if colon else (text, 1.0)
-    except ValueError:
-        return text, 1.0
+        return (file, _number(scale)) if colon else (text, 1.0)
+    except argparse.ArgumentTypeError:
+        return text, 1.0  # a colon in the name
 
 
 def _version() -> str:

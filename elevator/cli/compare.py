@@ -182,7 +182,7 @@ def _font(width: int) -> Any:
     return ImageFont.load_default(max(10, min(28, width // 14)))
 
 
-def _fit(text: str, font: Any, width: float) -> str:
+def _fit(text: str, font: Any, width: int) -> str:
     """A text cut to a width."""
     text = " ".join(text.split())
     if font.getlength(text) <= width:

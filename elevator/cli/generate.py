@@ -17,7 +17,7 @@ import torch
 from elevator.cli.record import Record, RecordError, Settings, hash_frames, hashes, resolve
 from elevator.cli.record import versions as versions_here
 from elevator.errors import CheckError, ElevatorError
-from elevator.video.io import check_target, write_video
+from elevator.video.io import check_image_target, check_target, write_video
 
 if TYPE_CHECKING:
     from elevator.pipelines.video_elevator import VideoElevatorPipeline
@@ -47,12 +47,13 @@ _SETTING = (
 def run(given: argparse.Namespace) -> int:
     """Do what the command line says; everything that can be checked is, before sampling."""
     settings, before = (_asked(given), None) if given.again is None else _again(given)
-    check_target(given.out)
+    check_target(given.out, settings.fps)
     if given.compare:
         from elevator.cli import compare
 
-        for target in compare.targets(given.out):
-            check_target(target)
+        video, sheet = compare.targets(given.out)
+        check_target(video)
+        check_image_target(sheet)
     _ready(settings)
     with _quiet_libraries():
         pipe = _load(settings)
@@ -206,15 +207,34 @@ def _quiet_libraries() -> Iterator[None]:
 
 def _load(settings: Settings) -> VideoElevatorPipeline:
     import elevator
+    from elevator.hosts.checkpoints import load_t2i
 
-    pipe = elevator.VideoElevatorPipeline.from_pretrained(
-        t2i=resolve(settings.t2i),
-        t2v=resolve(settings.t2v),
-        dtype=_DTYPES[settings.dtype],
-        lora=settings.lora,
-        t2i_config=settings.t2i_config,
+    dtype = _DTYPES[settings.dtype]
+    t2i = load_t2i(
+        resolve(settings.t2i), dtype=dtype, lora=settings.lora, config=settings.t2i_config
     )
+    pipe = elevator.VideoElevatorPipeline.from_pretrained(
+        t2i=t2i, t2v=resolve(settings.t2v), dtype=dtype
+    )
+    _require_schedules(settings, t2i.scheduler, pipe.video_scheduler)
     return pipe.to(settings.device)
+
+
+def _require_schedules(settings: Settings, image: Any, video: Any) -> None:
+    """Both models must have been trained on a schedule that DDIM and the T2V's steps can follow."""
+    from elevator.hosts.coefficients import supported_schedulers
+
+    problems = [
+        f"{source} comes with a {type(scheduler).__name__}, which cannot be followed; give a model "
+        "with a DDIMScheduler, or name one in its model_index.json and scheduler_config.json"
+        for source, scheduler, known in (
+            (settings.t2i, image, True),
+            (settings.t2v, video, type(video).__name__ in supported_schedulers()),
+        )
+        if not known or "beta_schedule" not in scheduler.config
+    ]
+    if problems:
+        raise CheckError(problems)
 
 
 def preset_of(settings: Settings) -> str | None:
@@ -239,10 +259,11 @@ def _sample(pipe: VideoElevatorPipeline, settings: Settings) -> Any:
             generator=torch.Generator().manual_seed(settings.seed),
             output_type="np",
         )
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and "allocate" not in str(error):
+            raise
         raise ElevatorError(
-            f"not enough memory on {settings.device}; "
-            "give fewer --frames, a smaller --size or --dtype fp16"
+            f"not enough memory on {settings.device}; give fewer --frames or a smaller --size"
         ) from error
     return made.frames[0]
 

@@ -24,6 +24,7 @@ from elevator.errors import ElevatorError
 __all__ = [
     "VideoError",
     "as_bytes",
+    "check_image_target",
     "check_target",
     "kind_of",
     "read_metadata",
@@ -34,7 +35,7 @@ __all__ = [
 Kind: TypeAlias = Literal["mp4", "gif", "webp", "png"]
 Frames: TypeAlias = NDArray[Any] | Sequence[Image.Image]
 
-_CRF = "12"  # of x264, 0 to 51: visually lossless; clips are short and often tiny
+_CRF = "12"  # of x264, 0 (best) to 51: hardly any loss but in colour; clips are short, often tiny
 _NAME = "{:04d}.png"
 _DESCRIPTION = 0x010E  # EXIF ImageDescription
 _FASTEST_GIF = 50  # players slow frames of less than 2 hundredths of a second down to 10
@@ -66,23 +67,47 @@ def kind_of(path: str | Path) -> Kind:
     )
 
 
-def check_target(path: str | Path) -> None:
-    """Find out, before any work is done, whether a video or a `.png` image can be written.
+def check_target(path: str | Path, fps: float | int | None = None) -> None:
+    """Find out, before any work is done, whether a video can be written.
+
+    Args:
+        path: where to.
+        fps: frames a second; None where nobody asks.
 
     Raises:
-        VideoError: an unknown ending, a folder that is missing or cannot be written to, or a
-            folder of other things where frames would go.
+        VideoError: an unknown ending, a folder that is missing or cannot be written to, a folder
+            of other things where frames would go, or a speed that the format does not know.
     """
-    image = Path(path).suffix.lower() == ".png" and not os.fspath(path).endswith("/")
-    folder = not image and kind_of(path) == "png"
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise VideoError(f"cannot write {target}: make the folder {target.parent} first")
-    if folder and target.exists() and not _replaceable(target):
+    kind, target = kind_of(path), Path(path)
+    if fps is not None and not 0 < fps < float("inf"):
+        raise VideoError(f"frames a second must be more than 0, got {fps:g}")
+    if fps is not None and kind == "gif" and fps > _FASTEST_GIF:
+        raise VideoError(
+            f"a GIF shows at most {_FASTEST_GIF} frames a second, got {fps:g}; "
+            "give less, or write .mp4 or .webp"
+        )
+    if kind == "png" and target.exists() and not _replaceable(target):
         raise VideoError(
             f"cannot write frames to {target}: it exists and holds other things; "
             "give a new folder, or an ending of .mp4, .gif or .webp"
         )
+    _check_place(target, folder=kind == "png")
+
+
+def check_image_target(path: str | Path) -> None:
+    """Find out, before any work is done, whether `write_image` can write there.
+
+    Raises:
+        VideoError: a folder that is missing or cannot be written to, or an ending but `.png`.
+    """
+    if Path(path).suffix.lower() != ".png":
+        raise VideoError(f"cannot write {path}: an image must end in .png")
+    _check_place(Path(path), folder=False)
+
+
+def _check_place(target: Path, folder: bool) -> None:
+    if not target.parent.is_dir():
+        raise VideoError(f"cannot write {target}: make the folder {target.parent} first")
     if not folder and target.is_dir():
         raise VideoError(f"cannot write {target}: it is a folder; give another name")
     aside = _aside(target)
@@ -118,7 +143,7 @@ def as_bytes(frames: Frames) -> NDArray[np.uint8]:
 def write_video(
     frames: Frames,
     path: str | Path,
-    fps: float = 8,
+    fps: float | int = 8,
     metadata: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a video, and how it was made, as the ending of `path` says.
@@ -139,14 +164,10 @@ def write_video(
     Raises:
         VideoError: the video cannot be written there, or not so.
     """
-    kind = kind_of(path)
-    if not 0 < fps < float("inf") or (kind == "gif" and fps > _FASTEST_GIF):
-        limit = f" and at most {_FASTEST_GIF} for a GIF" if kind == "gif" else ""
-        raise VideoError(f"fps must be more than 0{limit}, got {fps}")
-    check_target(path)
+    check_target(path, fps)
     pixels, target = as_bytes(frames), Path(path)
     text = json.dumps(metadata) if metadata else ""
-    match kind:
+    match kind_of(path):
         case "mp4":
             _replace(target, lambda aside: _write_mp4(pixels, aside, fps, text))
         case "gif":
@@ -162,7 +183,7 @@ def write_image(
     image: Image.Image, path: str | Path, metadata: Mapping[str, Any] | None = None
 ) -> Path:
     """Write one PNG, and how it was made, as `write_video` writes videos."""
-    check_target(path)
+    check_image_target(path)
     text = json.dumps(metadata) if metadata else ""
     _replace(Path(path), lambda aside: image.save(aside, format="PNG", pnginfo=_png_text(text)))
     return Path(path)
@@ -238,12 +259,12 @@ def _replace(target: Path, write: Callable[[Path], None]) -> None:
 # --- one writer and one reader per format ---------------------------------------------------------
 
 
-def _write_mp4(pixels: NDArray[np.uint8], aside: Path, fps: float, text: str) -> None:
+def _write_mp4(pixels: NDArray[np.uint8], aside: Path, fps: float | int, text: str) -> None:
     import av
 
     height, width = pixels.shape[1:3]
     pixels = np.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    rate = Fraction(fps).limit_denominator(1001)  # 29.97 is 30000 / 1001
+    rate = Fraction(fps).limit_denominator(1001)  # 29.97 is 2997 / 100
     with av.open(str(aside), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         if text:
             container.metadata["comment"] = text
@@ -270,7 +291,7 @@ def _mp4_text(file: Path) -> str:
         return container.metadata.get("comment", "")
 
 
-def _write_gif(pixels: NDArray[np.uint8], aside: Path, fps: float, text: str) -> None:
+def _write_gif(pixels: NDArray[np.uint8], aside: Path, fps: float | int, text: str) -> None:
     # A GIF counts hundredths of a second: frame by frame rounding keeps the length of the whole.
     ends = [round(100 * (i + 1) / fps) for i in range(len(pixels))]
     durations = [10 * (end - start) for start, end in zip([0, *ends], ends, strict=False)]
@@ -288,7 +309,7 @@ def _write_gif(pixels: NDArray[np.uint8], aside: Path, fps: float, text: str) ->
     )
 
 
-def _write_webp(pixels: NDArray[np.uint8], aside: Path, fps: float, text: str) -> None:
+def _write_webp(pixels: NDArray[np.uint8], aside: Path, fps: float | int, text: str) -> None:
     ends = [round(1000 * (i + 1) / fps) for i in range(len(pixels))]
     durations = [end - start for start, end in zip([0, *ends], ends, strict=False)]
     exif = Image.Exif()
