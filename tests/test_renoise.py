@@ -16,7 +16,16 @@ from elevator.hook import Hook, Host, Run, Step
 from elevator.latent import Latent
 from elevator.noise import Key
 from elevator.renoise import FreshNoise, KeepNoise, Renoise, renoise, renoise_conflicts, rules
-from tests.builders import SHAPE, drive, make_latent, make_run, make_step, sample, tiny_sd
+from tests.builders import (
+    SHAPE,
+    drive,
+    make_latent,
+    make_run,
+    make_step,
+    sample,
+    scheduler_of,
+    tiny_sd,
+)
 from tests.conformance import Drift, Jitter, Trail
 
 HOST = Host("DDIMScheduler", 1, "epsilon", "b c f h w", steps=6)
@@ -189,6 +198,23 @@ def test_inside_a_pipeline_a_hook_beside_a_rule_does_not_set_it_off() -> None:
         sample(pipeline, steps=5)
     assert len(witness.seen) == 5
     assert at_which(witness) == [2]
+
+
+@pytest.mark.parametrize("name", ["UniPCMultistepScheduler", "DPMSolverMultistepScheduler"])
+def test_a_solvers_history_is_forgotten_only_where_its_latent_was_replaced(name: str) -> None:
+    pipeline = tiny_sd(scheduler_of(name))
+    plain = sample(pipeline, steps=6)
+    with attach(pipeline, renoise(at({2}, Drift(0.0)), KeepNoise()), frames=3):
+        assert torch.equal(sample(pipeline, steps=6), plain)
+    kept: list[list[bool]] = []
+
+    def look(pipe: Any, index: int, timestep: Any, tensors: Any) -> dict[str, Any]:
+        kept.append([output is not None for output in pipe.scheduler.model_outputs])
+        return {}
+
+    with attach(pipeline, renoise(at({2}, Drift(0.1)), KeepNoise()), frames=3):
+        sample(pipeline, steps=6, callback_on_step_end=look)
+    assert kept == [[False, True], [True, True], [False, False], [False, True], *[[True, True]] * 2]
 
 
 # --- what is refused ------------------------------------------------------------------------------
