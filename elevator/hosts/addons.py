@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from elevator.errors import CheckpointError
-from elevator.hosts.sources import Header, Source, failed, read_header, weight_file
+from elevator.hosts.single_files import is_lora
+from elevator.hosts.sources import Source, failed, read_header, weight_file
 
-__all__ = ["Lora", "TextualInversion", "add_lora", "add_textual_inversion", "is_lora"]
+__all__ = ["Lora", "TextualInversion", "add_lora", "add_textual_inversion"]
 
 Lora = Source | tuple[Source, float | int]
 """A file, or a file and its scale."""
@@ -19,11 +20,6 @@ TextualInversion = Source | tuple[Source, str]
 
 _LORA_FILE = "a LoRA as one .safetensors file (PEFT or kohya format)"
 _INVERSION_FILE = "a textual inversion as one .safetensors file"
-
-
-def is_lora(header: Header) -> bool:
-    """Whether a file holds LoRA factors."""
-    return any(re.search(r"lora_(up|down|[AB])\b|\.lora\.", key) for key in header)
 
 
 def add_lora(pipeline: Any, files: Sequence[Lora] | Source) -> None:

@@ -8,7 +8,6 @@ import contextlib
 import copy
 import logging
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,23 @@ from typing import Any
 import torch
 
 from elevator.errors import CheckpointError
-from elevator.hosts.addons import Lora, TextualInversion, add_lora, add_textual_inversion, is_lora
+from elevator.hosts.addons import Lora, TextualInversion, add_lora, add_textual_inversion
 from elevator.hosts.latent_space import same_latent_space
+from elevator.hosts.single_files import (
+    NO_CHECKER,
+    T2I,
+    T2V,
+    image_file,
+    motion_file,
+    require_plain_input,
+)
 from elevator.hosts.sources import (
-    Header,
     Source,
     failed,
     fingerprint,
     index_of,
-    is_offline,
     locate,
-    read_header,
+    quiet_hub,
     require_weights,
 )
 
@@ -39,20 +44,6 @@ __all__ = [
     "quiet_deprecation",
     "same_latent_space",
 ]
-
-_T2I = (
-    "a text-to-image model of the Stable Diffusion family (a UNet2DConditionModel with one text "
-    "encoder): a diffusers folder, a single .safetensors file or a hub id"
-)
-_T2V = (
-    "a TextToVideoSDPipeline or AnimateDiffPipeline (a diffusers folder or a hub id), or a motion "
-    "adapter (a folder, a .safetensors file or a hub id) together with base="
-)
-_NO_CHECKER = {
-    "safety_checker": None,
-    "feature_extractor": None,
-    "requires_safety_checker": False,
-}
 
 
 def load_t2i(
@@ -94,9 +85,9 @@ def load_t2i(
                 "or give the folder it came from"
             )
         return source
-    found = locate(source, _T2I)
+    found = locate(source, T2I)
     if isinstance(found, Path) and found.is_file():
-        pipeline = _image_file(found, dtype, config, hub)
+        pipeline = image_file(found, dtype, config, hub)
     else:
         pipeline = _image_folder(found, dtype, hub)
     add_textual_inversion(pipeline, textual_inversion)
@@ -109,7 +100,7 @@ def _require_image_network(pipeline: Any) -> None:
     network = getattr(network, "_orig_mod", network)  # a compiled one
     kinds = {cls.__name__ for cls in type(network).__mro__}
     if "UNet2DConditionModel" not in kinds or getattr(pipeline, "text_encoder_2", None) is not None:
-        raise CheckpointError(f"{type(pipeline).__name__} is given as T2I; expected {_T2I}")
+        raise CheckpointError(f"{type(pipeline).__name__} is given as T2I; expected {T2I}")
 
 
 def _image_folder(source: Path | str, dtype: torch.dtype, hub: Mapping[str, Any]) -> Any:
@@ -118,24 +109,15 @@ def _image_folder(source: Path | str, dtype: torch.dtype, hub: Mapping[str, Any]
     index = index_of(source, **hub)
     named = index.get("_class_name", "something else")
     if _part(index, "unet") != "UNet2DConditionModel" or _part(index, "text_encoder_2"):
-        remedy = f"; expected {_T2I}"
+        remedy = f"; expected {T2I}"
         if _part(index, "unet") in {"UNet3DConditionModel", "UNetMotionModel"}:
             remedy = "; that is a video model: give it as T2V"
         raise CheckpointError(f"{source} holds a {named}{remedy}")
     if isinstance(source, Path):
         require_weights(source, index, hub.get("variant"))
-    pipeline = _from_pretrained(StableDiffusionPipeline, source, dtype, hub, **_NO_CHECKER)
-    _require_plain_input(source, int(pipeline.unet.config.in_channels), pipeline.vae)
+    pipeline = _from_pretrained(StableDiffusionPipeline, source, dtype, hub, **NO_CHECKER)
+    require_plain_input(source, int(pipeline.unet.config.in_channels), pipeline.vae)
     return pipeline
-
-
-def _require_plain_input(source: object, channels: int, vae: Any) -> None:
-    latents = 4 if vae is None else int(vae.config.latent_channels)
-    if channels != latents:
-        raise CheckpointError(
-            f"{source} takes {channels} channels where its latents have {latents}: an inpainting, "
-            f"upscaling or editing model; expected {_T2I}"
-        )
 
 
 def _part(index: Mapping[str, Any], name: str) -> str | None:
@@ -149,12 +131,13 @@ def _from_pretrained(
 ) -> Any:
     local = {"local_files_only": True} if isinstance(source, Path) else {}
     try:
-        with quiet_deprecation():
+        with quiet_deprecation(), quiet_hub():
             return cls.from_pretrained(
                 source, dtype=dtype, use_safetensors=True, **{**hub, **local, **more}
             )
     except Exception as error:  # safetensors, json, torch, diffusers, transformers, the hub
-        raise failed(source, f"a {cls.__name__}", error, **hub) from error
+        only = "" if isinstance(source, Path) else " with safetensors weights (never pickles)"
+        raise failed(source, f"a {cls.__name__}{only}", error) from error
 
 
 @contextlib.contextmanager
@@ -170,77 +153,6 @@ def quiet_deprecation() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(keep)
-
-
-# --- single files ---------------------------------------------------------------------------------
-
-_LDM_INPUT = "model.diffusion_model.input_blocks.0.0.weight"
-
-
-def _image_file(
-    path: Path, dtype: torch.dtype, config: Source | None, hub: Mapping[str, Any]
-) -> Any:
-    from diffusers import StableDiffusionPipeline
-
-    if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path} is not a .safetensors file; expected {_T2I}")
-    header = read_header(path)
-    if problem := _not_ldm(header):
-        raise CheckpointError(f"{path} {problem}")
-    _require_plain_input(path, header[_LDM_INPUT][1], None)
-    if config is None and is_offline(hub):
-        raise CheckpointError(
-            f"{path} holds weights only; diffusers would ask the hub for the configurations of its "
-            "parts, and the hub may not be asked (HF_HUB_OFFLINE=1 or local_files_only=True). "
-            "Give config=, a folder with model_index.json, the component configurations and the "
-            "tokenizer: any diffusers folder of the same family"
-        )
-    where = None if config is None else locate(config, "a folder with component configurations")
-    if isinstance(where, Path) and not (where / "model_index.json").is_file():
-        raise CheckpointError(
-            f"config={config} has no model_index.json; give a diffusers folder of the same family "
-            "(its weights are not needed)"
-        )
-    told: dict[str, Any] = {key: value for key, value in hub.items() if key != "variant"}
-    if isinstance(where, Path):
-        told["local_files_only"] = True
-    if where is not None:
-        told["config"] = str(where)
-    try:
-        return StableDiffusionPipeline.from_single_file(
-            str(path), dtype=dtype, **_NO_CHECKER, **told
-        )
-    except Exception as error:  # as in _from_pretrained
-        raise _incomplete(path, "a single-file StableDiffusionPipeline", error) from error
-
-
-def _not_ldm(header: Header) -> str | None:
-    """What a single file is, if it is not a Stable Diffusion checkpoint."""
-    if is_lora(header):
-        return "is a LoRA, not a model; give it in lora= beside the model it was made for"
-    if any(key.startswith("conditioner.embedders.") for key in header):
-        return f"is a Stable Diffusion XL checkpoint; expected {_T2I}"
-    if _is_motion(header):
-        return "is a motion adapter; give it as T2V, with base="
-    if _LDM_INPUT in header:
-        return None
-    if any(key.startswith("down_blocks.") for key in header):
-        return (
-            "holds one network of a diffusers pipeline; give the folder of the whole pipeline, the "
-            "one with model_index.json"
-        )
-    if len(header) == 1:
-        return "is one tensor (a textual inversion?), not a model; give it in textual_inversion="
-    return f"has no weights under {_LDM_INPUT.removesuffix('.0.0.weight')}; expected {_T2I}"
-
-
-def _incomplete(path: Path, kind: str, error: Exception) -> CheckpointError:
-    if isinstance(error, NotImplementedError):  # "Cannot copy out of meta tensor; no data!"
-        return CheckpointError(
-            f"{path} lacks weights that its configuration asks for; give a complete file, or the "
-            "configuration of the same family"
-        )
-    return failed(path, kind, error)
 
 
 # --- video ----------------------------------------------------------------------------------------
@@ -282,7 +194,7 @@ def load_t2v(
                 "yourself (load_lora_weights), or give the folder it came from"
             )
         return source
-    found = locate(source, _T2V)
+    found = locate(source, T2V)
     is_file = isinstance(found, Path) and found.is_file()
     index = {"_class_name": "MotionAdapter"} if is_file else index_of(found, **hub)
     if index.get("_class_name") == "MotionAdapter":
@@ -299,7 +211,7 @@ def _require_video_network(pipeline: Any) -> None:
     network = getattr(network, "_orig_mod", network)
     kinds = {cls.__name__ for cls in type(network).__mro__}
     if not kinds & {"UNet3DConditionModel", "UNetMotionModel"}:
-        raise CheckpointError(f"{type(pipeline).__name__} is given as T2V; expected {_T2V}")
+        raise CheckpointError(f"{type(pipeline).__name__} is given as T2V; expected {T2V}")
 
 
 def _video_folder(
@@ -307,11 +219,11 @@ def _video_folder(
 ) -> Any:
     import diffusers
 
-    named = index.get("_class_name")
+    named = str(index.get("_class_name"))
     if named not in {"TextToVideoSDPipeline", "AnimateDiffPipeline"}:
         image = _part(index, "unet") == "UNet2DConditionModel" and named != "AnimateDiffPipeline"
         remedy = "; that is an image model: give it as T2I, or as base=" if image else ""
-        raise CheckpointError(f"{source} holds a {named}{remedy}; expected {_T2V}")
+        raise CheckpointError(f"{source} holds a {named}{remedy}; expected {T2V}")
     if isinstance(source, Path):
         require_weights(source, index, hub.get("variant"))
     return _from_pretrained(getattr(diffusers, named), source, dtype, hub)
@@ -327,7 +239,8 @@ def _base(
             f"{source} is a motion adapter, which moves an image model; give base=, a Stable "
             "Diffusion 1.5 model as pipeline, folder, .safetensors file or hub id"
         )
-    ours = {key: value for key, value in hub.items() if key in {"token", "cache_dir"}}
+    shared = {"token", "cache_dir", "local_files_only"}  # revision and variant are the source's
+    ours = {key: value for key, value in hub.items() if key in shared}
     pipeline = load_t2i(base, dtype=dtype, config=config, **ours)
     parts = dict(pipeline.components)
     if any(hasattr(parts[name], "peft_config") for name in ("unet", "text_encoder")):
@@ -371,55 +284,4 @@ def _motion_adapter(source: Path | str, dtype: torch.dtype, hub: Mapping[str, An
         if isinstance(source, Path):
             require_weights(source, {}, hub.get("variant"))
         return _from_pretrained(MotionAdapter, source, dtype, hub)
-    if source.suffix != ".safetensors":
-        raise CheckpointError(f"{source} is not a .safetensors file; expected {_T2V}")
-    header = read_header(source)
-    if not _is_motion(header):
-        remedy = "; give it in lora=" if is_lora(header) else ""
-        raise CheckpointError(f"{source} is not a motion adapter{remedy}; expected {_T2V}")
-    with tempfile.TemporaryDirectory() as folder:
-        adapter = MotionAdapter(**_motion_config(header))
-        adapter.save_config(folder)  # from_single_file reads configurations from a folder
-        try:
-            adapter = MotionAdapter.from_single_file(
-                str(source), config=folder, dtype=dtype, local_files_only=True
-            )
-        except Exception as error:  # as in _from_pretrained
-            raise _incomplete(source, "a motion adapter", error) from error
-    return adapter
-
-
-def _is_motion(header: Header) -> bool:
-    return any(".motion_modules." in key for key in header) and _LDM_INPUT not in header
-
-
-def _motion_config(header: Header) -> dict[str, Any]:
-    """The configuration a motion module's tensors tell; the number of heads is AnimateDiff's 8."""
-
-    def blocks(prefix: str) -> set[str]:
-        return {key.split(".")[1] for key in header if key.startswith(prefix)}
-
-    def width(block: str) -> int:
-        prefix = f"down_blocks.{block}.motion_modules.0."
-        return next(
-            shape[0]
-            for key, shape in header.items()
-            if key.startswith(prefix) and key.endswith(".proj_in.weight")
-        )
-
-    widths = [width(block) for block in sorted(blocks("down_blocks."))]
-    layers = {key.split(".")[3] for key in header if key.startswith("down_blocks.0.motion_modules")}
-    inner = {
-        key.split(".transformer_blocks.")[1].split(".")[0]
-        for key in header
-        if key.startswith("down_blocks.0.motion_modules.0.") and ".transformer_blocks." in key
-    }
-    places = [shape[1] for key, shape in header.items() if "pos_e" in key and key.endswith(".pe")]
-    return {
-        "block_out_channels": tuple(widths),
-        "motion_layers_per_block": len(layers),
-        "motion_transformer_layers_per_block": len(inner),
-        "motion_max_seq_length": places[0] if places else 32,
-        "use_motion_mid_block": any(key.startswith("mid_block.") for key in header),
-        "motion_num_attention_heads": 8,
-    }
+    return motion_file(source, dtype)

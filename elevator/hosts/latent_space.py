@@ -56,7 +56,7 @@ def _differences(t2i: Any, t2v: Any) -> Iterator[str]:
                 f"`vae.register_to_config({name}={second})`; otherwise {_FAMILY}"
             )
     if not shapes:
-        apart = _distance(one, other)
+        apart = _distance(_encode(t2i), _encode(t2v))
         if not apart <= _TOLERANCE:  # not a number counts as a difference
             yield (
                 f"the two VAEs encode the same picture to latents {apart:.0%} apart (allowed: "
@@ -72,16 +72,19 @@ def _downscale(vae: Any) -> int:
     return int(2 ** (len(vae.config.block_out_channels) - 1))
 
 
-def _distance(one: Any, other: Any) -> float:
-    """Relative L2 distance of the two encoders' latent means."""
-    first, second = (_encode(vae) for vae in (one, other))
+def _distance(first: Float[Tensor, "1 c h w"], second: Float[Tensor, "1 c h w"]) -> float:
+    """Relative L2 distance of two latent means."""
     return float((first - second).norm() / torch.maximum(first.norm(), second.norm()))
 
 
-def _encode(vae: Any) -> Float[Tensor, "1 c h w"]:
-    picture = _probe(8 * _downscale(vae)).to(vae.device, vae.dtype)
+def _encode(pipeline: Any) -> Float[Tensor, "1 c h w"]:
+    vae = pipeline.vae
+    offloaded = hasattr(vae, "_hf_hook")  # then its weights come to where the pipeline runs
+    device = pipeline._execution_device if offloaded else vae.device
     with torch.no_grad():
-        latents: Tensor = vae.encode(picture).latent_dist.mode()
+        latents: Tensor = vae.encode(
+            _probe(8 * _downscale(vae)).to(device, vae.dtype)
+        ).latent_dist.mode()
     return latents.float().cpu()
 
 

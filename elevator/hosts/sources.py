@@ -4,12 +4,13 @@ Nothing is loaded here, and no pickle is ever opened: of a weight file only the 
 is read.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ __all__ = [
     "index_of",
     "is_offline",
     "locate",
+    "quiet_hub",
     "read_header",
+    "require_safetensors",
     "require_weights",
     "weight_file",
 ]
@@ -81,9 +84,18 @@ def weight_file(source: Source, expected: str) -> Path:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise CheckpointError(f"{source} {what}; expected {expected}")
     locate(path, expected)
-    if path.suffix != ".safetensors":
-        raise CheckpointError(f"{source} is not a .safetensors file; expected {expected}")
+    require_safetensors(path, expected)
     return path
+
+
+def require_safetensors(path: Path, expected: str) -> None:
+    """Check the name of a file.
+
+    Raises:
+        CheckpointError: it is not called `.safetensors`.
+    """
+    if path.suffix.lower() != ".safetensors":
+        raise CheckpointError(f"{path} is not a .safetensors file; expected {expected}")
 
 
 def read_header(path: Path) -> Header:
@@ -128,13 +140,20 @@ def index_of(source: Path | str, **hub: Any) -> dict[str, Any]:
     first: Exception | None = None
     for cls in (DiffusionPipeline, MotionAdapter):  # model_index.json, then config.json
         try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", ".*local_dir_use_symlinks")  # diffusers' own
+            with quiet_hub():
                 return dict(cls.load_config(source, **told))
         except (OSError, ValueError) as error:  # every error of the hub is one of the two
             first = first or error
     assert first is not None
-    raise failed(source, "a hub id", first, **told) from first
+    raise _not_on_hub(source, first, told) from first
+
+
+@contextlib.contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Keep back a warning about an argument that diffusers, not the user, gives the hub."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*local_dir_use_symlinks")
+        yield
 
 
 _HUB_ARGUMENTS = {"cache_dir", "force_download", "local_files_only", "revision", "token"}
@@ -233,20 +252,28 @@ def is_offline(hub: Mapping[str, Any]) -> bool:
     return bool(hub.get("local_files_only")) or bool(HF_HUB_OFFLINE)
 
 
-def failed(source: object, kind: str, error: BaseException, **hub: Any) -> CheckpointError:
-    """The error to raise where a library's loader gave up, with its reason in one line."""
-    if isinstance(source, str) and _HUB_ID.fullmatch(source) and not Path(source).exists():
-        if is_offline(hub):
-            return CheckpointError(
-                f"{source} is neither a file or folder here nor a hub id that was downloaded "
-                "before, and the hub may not be asked (HF_HUB_OFFLINE=1 or local_files_only=True); "
-                "check the path, or download it first without that setting"
-            )
-        return CheckpointError(
-            f"{source} is neither a file or folder here nor a model the hub gives: "
-            f"{_first_line(error)}"
-        )
+def failed(source: object, kind: str, error: BaseException) -> CheckpointError:
+    """The error to raise where a library's loader gave up.
+
+    Args:
+        source: what was given.
+        kind: what it should have been loaded as.
+        error: what the loader raised; its message becomes one line of the new one.
+    """
     return CheckpointError(f"{source} cannot be loaded as {kind}: {_first_line(error)}")
+
+
+def _not_on_hub(source: str, error: BaseException, hub: Mapping[str, Any]) -> CheckpointError:
+    if is_offline(hub):
+        return CheckpointError(
+            f"{source} is neither a file or folder here nor a hub id that was downloaded before, "
+            "and the hub may not be asked (HF_HUB_OFFLINE=1 or local_files_only=True); check the "
+            "path, or download it first without that setting"
+        )
+    return CheckpointError(
+        f"{source} is neither a file or folder here (the current folder is {Path.cwd()}) nor a "
+        f"model the hub gives: {_first_line(error)}"
+    )
 
 
 def _first_line(error: BaseException) -> str:
@@ -265,6 +292,5 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _found(folder: Path) -> str:
-    names: Iterable[str] = sorted(file.name for file in folder.iterdir())
-    names = list(names)[:6]
+    names = sorted(file.name for file in folder.iterdir())[:6]
     return f" (found {', '.join(names)})" if names else " (the folder is empty)"

@@ -325,6 +325,55 @@ def test_a_single_file_motion_adapter_needs_no_configuration(
     assert_same(load_t2v(tmp_path / "ours.safetensors", base=base).motion_adapter, adapter)
 
 
+# --- hub ids --------------------------------------------------------------------------------------
+
+
+def put_in_cache(pipeline: Any, name: str, cache: Path) -> Path:
+    """Lay a pipeline or network out as if it had been downloaded."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    commit = "a" * 40
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    pipeline.save_pretrained(repository / "snapshots" / commit)
+    return repository / "snapshots" / commit
+
+
+def test_hub_ids_come_from_the_cache_while_offline(image: Any, tmp_path: Path) -> None:
+    put_in_cache(image, "me/image", tmp_path)
+    put_in_cache(make_adapter(), "me/adapter", tmp_path)
+    hub: dict[str, Any] = {"cache_dir": str(tmp_path)}
+    assert_same(load_t2i("me/image", **hub).unet, image.unet)
+    moved = load_t2v("me/adapter", base="me/image", **hub)
+    assert type(moved).__name__ == "AnimateDiffPipeline"
+    assert_same(moved.motion_adapter, make_adapter())
+    assert "holds a MotionAdapter" in message("me/adapter", **hub)
+    assert "that is an image model" in message("me/image", load_t2v, **hub)
+
+
+def test_a_hub_model_in_part_or_in_pickles(image: Any, tmp_path: Path) -> None:
+    here = put_in_cache(image, "me/image", tmp_path)
+    hub: dict[str, Any] = {"cache_dir": str(tmp_path)}
+    weights = here / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.unlink()
+    torch.save(_Trap(tmp_path / "sprung"), weights.with_suffix(".bin"))
+    text = message("me/image", **hub)
+    assert "cannot be loaded as a StableDiffusionPipeline with safetensors weights" in text
+    assert "no file named diffusion_pytorch_model.safetensors" in text
+    assert not (tmp_path / "sprung").exists()
+    shutil.rmtree(here / "unet")
+    assert "no file named config.json" in message("me/image", **hub)
+
+
+def test_a_single_file_takes_its_configuration_from_the_cache(
+    image: Any, single: Path, tmp_path: Path
+) -> None:
+    put_in_cache(image, "stable-diffusion-v1-5/stable-diffusion-v1-5", tmp_path)
+    hub: dict[str, Any] = {"cache_dir": str(tmp_path)}
+    assert_same(load_t2i(single, **hub).unet, image.unet)  # where diffusers looks by itself
+    put_in_cache(image, "me/image", tmp_path)
+    assert_same(load_t2i(single, config="me/image", **hub).unet, image.unet)
+
+
 # --- LoRA -----------------------------------------------------------------------------------------
 
 
@@ -480,6 +529,15 @@ def test_another_encoder_is_measured(size: float) -> None:
     assert "encode the same picture to latents" in problem
     assert "allowed: 2%" in problem
     assert "choose both from one family" in problem
+
+
+def test_an_offloaded_vae_is_measured_where_it_runs() -> None:
+    from accelerate import cpu_offload
+
+    one, other = tiny_sd(), tiny_animatediff()
+    cpu_offload(other.vae, torch.device("cpu"))
+    assert other.vae.device.type == "meta"
+    assert same_latent_space(one, other) == []
 
 
 def test_configurations_are_compared() -> None:
@@ -764,8 +822,27 @@ def test_motion_adapters_that_do_not_fit(image: Any, folder: Path, tmp_path: Pat
     lora = make_lora(tmp_path / "lora.safetensors", image.unet)
     text = message(lora, load_t2v, base=image)
     assert "is not a motion adapter; give it in lora=" in text
+    tensors = make_adapter().state_dict()
+    first = "down_blocks.0.motion_modules.0.proj_in.weight"
+    save_file({first: tensors[first]}, tmp_path / "part.safetensors")
+    text = message(tmp_path / "part.safetensors", load_t2v, base=image)
+    assert "part.safetensors cannot be loaded as a motion adapter" in text
+    factors = {"A": torch.ones(2, 16), "B": torch.ones(16, 2)}
+    camera = {f"unet.{first[:-7]}.lora_{side}.weight": value for side, value in factors.items()}
+    save_file(camera, tmp_path / "camera.safetensors")
+    text = message(tmp_path / "camera.safetensors", load_t2v, base=image)
+    assert "is not a motion adapter; give it in lora=" in text
     assert "that is an image model: give it as T2I, or as base=" in message(folder, load_t2v)
     assert "StableDiffusionPipeline is given as T2V" in message(image, load_t2v)
+
+
+def test_weights_in_several_files_and_variants_are_seen() -> None:
+    from elevator.hosts.sources import _variant
+
+    assert _variant("model.safetensors") is None
+    assert _variant("model-00001-of-00002.safetensors") is None
+    assert _variant("model.fp16.safetensors") == "fp16"
+    assert _variant("model.fp16-00001-of-00002.safetensors") == "fp16"
 
 
 def test_nothing_is_opened_that_could_run_code(own: Path, folder: Path) -> None:
