@@ -17,7 +17,7 @@ from elevator.combine import every as every
 from elevator.combine import identity as identity
 from elevator.combine import stateless as stateless
 from elevator.combine import when as when
-from elevator.denoiser import Denoiser as Denoiser
+from elevator.denoise import Denoiser as Denoiser
 from elevator.errors import CheckError as CheckError
 from elevator.errors import CheckpointError as CheckpointError
 from elevator.errors import ElevatorError as ElevatorError

@@ -109,6 +109,8 @@ def attach(
     def told(arguments: dict[str, Any]) -> None:
         nonlocal seeds
         seeds = seeds_of(arguments.get("generator"))
+        if frames is not None:
+            seeds = seeds[::frames]  # image pipelines take a generator per row; a clip is many
         if frames is None and arguments.get("num_frames") is not None:
             engine.frames = int(arguments["num_frames"])
             undo.enter_context(publish_frames(engine.frames))

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from elevator.denoiser import Call, count_calls
+from elevator.denoise import Call, count_calls
 from elevator.errors import CheckError, ElevatorError
 from elevator.hook import Hook, Run, Step
 from elevator.level import Prediction

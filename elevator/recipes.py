@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from elevator.combine import at, chain, identity
-from elevator.denoiser import Denoiser
+from elevator.denoise import Denoiser
 from elevator.errors import CheckError
 from elevator.filters import LowPass
 from elevator.hook import Hook

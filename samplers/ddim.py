@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, final, runtime_checkable
 
 from elevator.combine import identity
-from elevator.denoiser import Denoiser
+from elevator.denoise import Denoiser
 from elevator.hook import Hook, Run, Step
 from elevator.latent import Latent
 from elevator.level import Level, Prediction

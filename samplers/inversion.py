@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, final
 
-from elevator.denoiser import Denoiser
+from elevator.denoise import Denoiser
 from elevator.hook import Host, Run, Step
 from elevator.latent import Latent
 from elevator.level import Level

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal, final
 
 import torch
 
-from elevator.denoiser import Denoiser
+from elevator.denoise import Denoiser
 from elevator.errors import HookError
 from elevator.hook import Hook, Host, Run, Step
 from elevator.latent import Latent

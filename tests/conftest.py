@@ -12,6 +12,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 import pytest
 import torch
 
+import tests.typechecker  # noqa: F401  (found by name once it is imported; see pyproject.toml)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("elevator")

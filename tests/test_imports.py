@@ -20,7 +20,7 @@ GROUND = ("elevator.errors", "elevator.level", "elevator.schedule", "elevator.la
 CORE = (
     *GROUND,
     "elevator.noise",
-    "elevator.denoiser",
+    "elevator.denoise",
     "elevator.hook",
     "elevator.combine",
     "elevator.renoise",
@@ -49,7 +49,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "elevator.patch": (*GROUND, "elevator.hook"),
     "elevator.combine": (*GROUND, "elevator.noise", "elevator.hook"),
     "elevator.renoise": (*GROUND, "elevator.noise", "elevator.hook"),
-    "elevator.denoiser": GROUND,
+    "elevator.denoise": GROUND,
     "elevator.cite": CORE,
     "elevator.attach": (*CORE, *RUN, "elevator.hosts"),
     "elevator.plan": (*CORE, *RUN, "elevator.hosts"),
@@ -61,6 +61,8 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "elevator.pipelines": (
         *CORE,
         *RUN,
+        "elevator.filters",
+        "elevator.samplers",
         "elevator.recipes",
         "elevator.hosts",
         "elevator.video",

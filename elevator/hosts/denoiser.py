@@ -10,9 +10,10 @@ from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from elevator.denoiser import Call, record_call
+from elevator.denoise import Call, record_call
 from elevator.errors import CheckError
 from elevator.hosts.coefficients import (
+    family_of,
     parametrisation_of,
     run_schedule,
     training_schedule,
@@ -67,7 +68,7 @@ class PipelineDenoiser:
         return run_schedule(scheduler)
 
     def __call__(self, noisy: Latent, level: Level) -> Prediction:
-        """Predict clean latent and noise; see `elevator.denoiser.Denoiser`."""
+        """Predict clean latent and noise; see `elevator.denoise.Denoiser`."""
         timestep = level.timestep
         if timestep is None:
             timestep = self.schedule.match(level).timestep
@@ -182,9 +183,11 @@ def denoiser(
         name: what `el.plan` calls it; the network's class by default.
 
     Raises:
-        CheckError: the pipeline has no such network, or no prompt was given.
+        CheckError: the pipeline has no such network or an unknown scheduler, or no prompt was
+            given.
     """
     _network_kind(pipeline)
+    family_of(pipeline.scheduler)
     if (prompt is None) == (prompt_embeds is None):
         raise CheckError(["a denoiser needs a prompt or prompt_embeds, one of the two"])
     guided = guidance != 1

@@ -22,6 +22,7 @@ from diffusers.utils import BaseOutput
 from diffusers.video_processor import VideoProcessor
 from einops import rearrange
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from elevator.attach import attach
@@ -49,7 +50,7 @@ class VideoElevatorOutput(BaseOutput):
             (b, f, 3, h, w) in [0, 1]; `latent` (b, c, f, h, w).
     """
 
-    frames: list[list[PIL.Image.Image]] | np.ndarray[Any, Any] | Tensor
+    frames: list[list[PIL.Image.Image]] | NDArray[np.float32] | Tensor
 
 
 class VideoElevatorPipeline(
@@ -471,7 +472,7 @@ class VideoElevatorPipeline(
         self.maybe_free_model_hooks()
         return VideoElevatorOutput(frames=video) if return_dict else (video,)
 
-    def _decode(self, latents: Latent, chunk: int | None) -> Float[Tensor, "b 3 f h w"]:
+    def _decode(self, latents: Latent, chunk: int | None) -> Float[Tensor, "b 3 f H W"]:
         """Decode frame by frame with the T2I's VAE, `chunk` frames at once; values in [-1, 1]."""
         frames = latents.shape[2]
         flat = rearrange(latents, "b c f h w -> (b f) c h w") / self.vae.config.scaling_factor
@@ -511,5 +512,5 @@ def _or(value: float | None, default: float) -> Any:
     return default if value is None else value
 
 
-FAST_INVERSION_CALLS = 8
+FAST_INVERSION_CALLS = 6
 """Network calls per inversion where `fast=True`."""

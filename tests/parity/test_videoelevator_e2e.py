@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor
 
 import elevator as el
-from elevator.denoiser import count_calls
+from elevator.denoise import count_calls
 from elevator.filters import LowPass
 from elevator.hosts.denoiser import PipelineDenoiser
 from elevator.hosts.pipeline import quiet_deprecation
