@@ -1,7 +1,9 @@
 """Combinators: hooks made of hooks. With `renoise`, these are the whole algebra."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, final
 
 import torch
@@ -49,6 +51,13 @@ class _Chain(Hook[States]):
         return frozenset[int]().union(*(hook.acts_at(steps) for hook in self.hooks))
 
 
+def _require_hook(name: str, hook: object) -> None:
+    if not isinstance(hook, Hook):
+        raise TypeError(
+            f"{name} takes hooks, got {hook!r}; lift a plain function with stateless(fn)"
+        )
+
+
 def identity() -> AnyHook:
     """The hook that changes nothing, the neutral element of `chain`."""
     return _Chain(())
@@ -62,10 +71,7 @@ def chain(*hooks: AnyHook) -> AnyHook:
     """
     flat: list[AnyHook] = []
     for hook in hooks:
-        if not isinstance(hook, Hook):
-            raise TypeError(
-                f"chain takes hooks, got {hook!r}; lift a plain function with stateless(fn)"
-            )
+        _require_hook("chain", hook)
         flat.extend(hook.hooks if isinstance(hook, _Chain) else (hook,))
     return flat[0] if len(flat) == 1 else _Chain(tuple(flat))
 
@@ -122,9 +128,10 @@ class _At(_Wrapper):
 
 def at(steps: Iterable[int], hook: AnyHook) -> AnyHook:
     """Apply `hook` at the given step indices only (0 = noisiest)."""
+    _require_hook("at", hook)
     chosen = frozenset(steps)
-    if any(index < 0 for index in chosen):
-        raise ValueError(f"at takes step indices from 0 (noisiest) up, got {sorted(chosen)}")
+    if any(not isinstance(index, Integral) or index < 0 for index in chosen):
+        raise ValueError(f"at takes step indices from 0 (noisiest) up, got {sorted(chosen, key=str)}")
     return _At(hook, chosen)
 
 
@@ -158,6 +165,7 @@ def between(start: int | float, stop: int | float, hook: AnyHook) -> AnyHook:
 
     An `int` is a step index; a `float` in [0, 1] a fraction of the run (0.0 = noisiest end).
     """
+    _require_hook("between", hook)
     for bound in (start, stop):
         if bound < 0 or (isinstance(bound, float) and bound > 1):
             raise ValueError(
@@ -187,6 +195,7 @@ class _Every(_Wrapper):
 
 def every(period: int, hook: AnyHook, offset: int = 0) -> AnyHook:
     """Apply `hook` at steps `offset`, `offset + period`, `offset + 2 * period`, ..."""
+    _require_hook("every", hook)
     if period < 1 or not 0 <= offset < period:
         raise ValueError(
             f"every needs period >= 1 and 0 <= offset < period, got {period}, {offset}"
@@ -210,6 +219,7 @@ class _When(_Wrapper):
 
 def when(condition: Callable[[Step], bool], hook: AnyHook) -> AnyHook:
     """Apply `hook` at the steps where `condition(step)` is true."""
+    _require_hook("when", hook)
     return _When(hook, condition)
 
 
@@ -243,6 +253,9 @@ def blend(weight: float | Callable[[Step], float], hook: AnyHook) -> AnyHook:
             above 1 exaggerates; or a function of the step.
         hook: any hook.
     """
+    _require_hook("blend", hook)
+    if not callable(weight) and not math.isfinite(weight):
+        raise ValueError(f"blend takes a finite weight or a function of the step, got {weight!r}")
     return _Blend(hook, weight)
 
 

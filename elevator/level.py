@@ -91,15 +91,15 @@ def read_output(output: Latent, noisy: Latent, level: Level, kind: Parametrisati
     factors = _affine(level, kind)
     x, m = noisy.float(), output.float()
     return Prediction(
-        clean=factors.clean_x * x + factors.clean_m * m,
-        noise=factors.noise_x * x + factors.noise_m * m,
+        clean=(factors.clean_x * x + factors.clean_m * m).float(),
+        noise=(factors.noise_x * x + factors.noise_m * m).float(),
     )
 
 
 def read_clean(output: Latent, noisy: Latent, level: Level, kind: Parametrisation) -> Latent:
     """Only the clean half of `read_output`."""
     factors = _affine(level, kind)
-    return factors.clean_x * noisy.float() + factors.clean_m * output.float()
+    return (factors.clean_x * noisy.float() + factors.clean_m * output.float()).float()
 
 
 def write_clean(clean: Latent, noisy: Latent, level: Level, kind: Parametrisation) -> Latent:
@@ -109,4 +109,4 @@ def write_clean(clean: Latent, noisy: Latent, level: Level, kind: Parametrisatio
     clean estimate (its factor is zero), and the result is not finite.
     """
     factors = _affine(level, kind)
-    return (clean.float() - factors.clean_x * noisy.float()) / factors.clean_m
+    return ((clean.float() - factors.clean_x * noisy.float()) / factors.clean_m).float()

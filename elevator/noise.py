@@ -1,7 +1,9 @@
 """Where hooks draw noise from: keyed by default, streamed or recorded on request.
 
 Keyed noise depends only on (seed, step, place of the hook in the chain, name, absolute frame), so
-windows, resumed and reordered work see the same noise, and no generator of the host advances.
+windows, resumed and reordered work see the same noise, and no generator of the host advances. A
+hook by itself has the place of a chain's first, so that hooks chained on behind it change none of
+its noise.
 """
 
 import hashlib
@@ -77,14 +79,15 @@ class KeyedNoise:
             return torch.empty(b, c, f, h, w, device=device)
         generator = torch.Generator()
         noise = torch.empty(b, c, f, h, w)
+        place = key.place
+        while place and place[-1] == 0:
+            place = place[:-1]
         for row in range(b):
             seed = self.seeds[min(row, len(self.seeds) - 1)]
             extra = max(0, row - len(self.seeds) + 1)
             for frame in range(f):
                 absolute = key.first_frame + frame
-                generator.manual_seed(
-                    _integer(seed, extra, key.step, key.place, key.name, absolute)
-                )
+                generator.manual_seed(_integer(seed, extra, key.step, place, key.name, absolute))
                 noise[row, :, frame] = torch.randn(c, h, w, generator=generator)
         return noise.to(device)
 

@@ -13,7 +13,7 @@ that needs it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, final
 
@@ -126,14 +126,23 @@ def rules(hook: Hook[Any]) -> tuple[Renoise[Any], ...]:
     return tuple(part.rule for part in parts(hook) if isinstance(part, _Renoised))
 
 
+def _bound(
+    hook: Hook[Any], steps: int, where: frozenset[int]
+) -> Iterator[tuple[_Renoised, frozenset[int]]]:
+    """Every bound rule with the steps its hook may act at, given where `hook` itself may."""
+    where &= hook.acts_at(steps)
+    if isinstance(hook, _Renoised):
+        yield hook, where
+    for part in hook.inner():
+        yield from _bound(part, steps, where)
+
+
 def renoise_conflicts(hook: Hook[Any], steps: int) -> Iterable[str]:
     """Steps claimed by two re-noising rules, as sentences; only one thing re-noises at a step."""
-    bound = [part for part in parts(hook) if isinstance(part, _Renoised)]
-    for position, one in enumerate(bound):
-        for other in bound[position + 1 :]:
-            both = one.rule.claims(one.acts_at(steps), steps) & other.rule.claims(
-                other.acts_at(steps), steps
-            )
+    bound = list(_bound(hook, steps, frozenset(range(steps))))
+    for position, (one, here) in enumerate(bound):
+        for other, there in bound[position + 1 :]:
+            both = one.rule.claims(here, steps) & other.rule.claims(there, steps)
             if both:
                 yield (
                     f"{type(one.rule).__name__} and {type(other.rule).__name__} both re-noise at "

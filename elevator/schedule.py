@@ -65,7 +65,7 @@ class Schedule:
             case "flow":
                 return 1 / (level.alpha + level.sigma)
 
-    def at(self, timestep: float | Tensor) -> Level:
+    def at(self, timestep: int | float | Tensor) -> Level:
         """The level of a timestep; between rows, log(sigma / alpha) is interpolated linearly.
 
         Timesteps outside the table take its first or last row.

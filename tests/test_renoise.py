@@ -234,9 +234,6 @@ def test_two_claims_on_one_step_are_named() -> None:
     assert list(renoise_conflicts(apart, 6)) == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="renoise_conflicts does not see what stands around a renoise"
-)
 def test_rules_confined_from_outside_do_not_conflict() -> None:
     hook = chain(at({1}, renoise(Drift(), KeepNoise())), at({2}, renoise(Trail(), FreshNoise())))
     assert list(renoise_conflicts(hook, 6)) == []

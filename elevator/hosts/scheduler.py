@@ -137,9 +137,9 @@ class Engine:
         step = self._describe(position, timestep, noisy, from_host(output, pattern, frames), kwargs)
         self.steps_seen += 1
 
-        before = step.predicted.clean._version
+        before = _version(step.predicted.clean)
         clean, self._state = self.hook.update(step.predicted.clean, step, self._state)
-        if step.predicted.clean._version != before:
+        if _version(step.predicted.clean) != before:
             raise HookError(
                 f"{self.hook!r} wrote into the latent it was given at step {step.index}; "
                 "return a new tensor instead (clone first if you must edit in place)"
@@ -200,6 +200,11 @@ class Engine:
             options=options,
             conditional=conditional,
         )
+
+
+def _version(tensor: Tensor) -> int:
+    """Counts writes into a tensor; tensors of `torch.inference_mode` do not count them."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _split_variance(output: Tensor, sample: Tensor) -> tuple[Tensor, Tensor | None]:
