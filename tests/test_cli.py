@@ -328,8 +328,8 @@ def test_a_real_ctrl_c_leaves_nothing(models: Path, tmp_path: Path) -> None:
         assert process.stderr is not None
         heard = b""
         while b"/900" not in heard:  # the bar has begun
-            assert (byte := process.stderr.read(1)), heard.decode()
-            heard += byte
+            assert process.poll() is None, heard.decode()
+            heard += process.stderr.read(1)
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
     assert process.returncode == 130

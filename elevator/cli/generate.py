@@ -189,20 +189,23 @@ def _ready(settings: Settings) -> None:
 
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """Keep the libraries' notices and loading bars to themselves, but not their errors."""
+    """Keep the libraries' notices and loading bars to themselves, but not the hub's downloads."""
     import diffusers.utils.logging as diffusers
+    import huggingface_hub.utils.logging as hub
     import transformers.utils.logging as transformers
 
-    levels = [(library, library.get_verbosity()) for library in (diffusers, transformers)]
+    levels = [(library, library.get_verbosity()) for library in (diffusers, transformers, hub)]
     for library, _ in levels:
         library.set_verbosity_error()
-        library.disable_progress_bar()
+    for loader in (diffusers, transformers):
+        loader.disable_progress_bar()
     try:
         yield
     finally:
         for library, level in levels:
             library.set_verbosity(level)
-            library.enable_progress_bar()
+        for loader in (diffusers, transformers):
+            loader.enable_progress_bar()
 
 
 def _load(settings: Settings) -> VideoElevatorPipeline:
