@@ -3,13 +3,13 @@
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from elevator.errors import CheckpointError
 from elevator.hosts.single_files import is_lora
-from elevator.hosts.sources import Source, failed, read_header, weight_file
+from elevator.hosts.sources import Source, failed, read_header, reason, weight_file
 
 __all__ = ["Lora", "TextualInversion", "add_lora", "add_textual_inversion"]
 
@@ -79,8 +79,8 @@ def _load(pipeline: Any, path: Path, name: str) -> None:
             )
     except Exception as error:  # peft, torch and diffusers each have their own
         raise CheckpointError(
-            f"{path} does not fit this {network}; use a LoRA made for the same family of models: "
-            f"{failed(path, 'a LoRA', error)}"
+            f"{path} does not fit this {network} ({reason(error)}); use a LoRA made for the same "
+            "family of models"
         ) from error
     if not any(name in adapters for adapters in pipeline.get_list_adapters().values()):
         raise CheckpointError(
@@ -90,9 +90,11 @@ def _load(pipeline: Any, path: Path, name: str) -> None:
         )
 
 
-def _name(path: Path, taken: Iterable[str]) -> str:
-    name = re.sub(r"\W", "_", path.stem)  # a dot would be read as a submodule
-    return f"{name}_{len(list(taken))}" if name in taken else name
+def _name(path: Path, taken: Collection[str]) -> str:
+    """The adapter of a file: its name, without the dots that would be read as submodules."""
+    stem = re.sub(r"\W", "_", path.stem)
+    names = (stem, *(f"{stem}_{i}" for i in range(1, len(taken) + 1)))
+    return next(name for name in names if name not in taken)
 
 
 def add_textual_inversion(pipeline: Any, files: Sequence[TextualInversion] | Source) -> None:

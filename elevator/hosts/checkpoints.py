@@ -32,6 +32,7 @@ from elevator.hosts.sources import (
     index_of,
     locate,
     quiet_hub,
+    reason,
     require_weights,
 )
 
@@ -242,29 +243,36 @@ def _base(
     shared = {"token", "cache_dir", "local_files_only"}  # revision and variant are the source's
     ours = {key: value for key, value in hub.items() if key in shared}
     pipeline = load_t2i(base, dtype=dtype, config=config, **ours)
-    parts = dict(pipeline.components)
-    if any(hasattr(parts[name], "peft_config") for name in ("unet", "text_encoder")):
-        parts |= {name: copy.deepcopy(parts[name]) for name in ("unet", "text_encoder")}
-        pipeline = StableDiffusionPipeline(**parts, requires_safety_checker=False)
-        pipeline.unload_lora_weights()
-    return pipeline
+    unet, text = pipeline.unet, pipeline.text_encoder
+    if not (hasattr(unet, "peft_config") or hasattr(text, "peft_config")):
+        return pipeline
+    plain = StableDiffusionPipeline(
+        vae=pipeline.vae,
+        text_encoder=copy.deepcopy(text),
+        tokenizer=pipeline.tokenizer,
+        unet=copy.deepcopy(unet),
+        scheduler=pipeline.scheduler,
+        **NO_CHECKER,
+    )
+    plain.unload_lora_weights()
+    return plain
 
 
 def _animate(source: Source, adapter: Any, base: Any, copies_text: bool) -> Any:
     from diffusers import AnimateDiffPipeline, DDIMScheduler, UNetMotionModel
 
-    text, tokenizer = base.text_encoder, base.tokenizer
+    text = base.text_encoder
     try:
         unet = UNetMotionModel.from_unet2d(base.unet, adapter)
     except Exception as error:  # torch and diffusers each have their own
         raise CheckpointError(
-            f"{source} does not fit the base; use a base of the family it was made for, usually "
-            f"Stable Diffusion 1.5: {failed(source, 'its motion adapter', error)}"
+            f"{source} does not fit the base ({reason(error)}); use a base of the family it was "
+            "made for, usually Stable Diffusion 1.5"
         ) from error
     return AnimateDiffPipeline(
         vae=base.vae,
         text_encoder=copy.deepcopy(text) if copies_text else text,
-        tokenizer=tokenizer,
+        tokenizer=base.tokenizer,
         unet=unet.eval(),
         motion_adapter=adapter,
         scheduler=DDIMScheduler.from_config(

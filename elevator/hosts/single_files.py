@@ -48,7 +48,7 @@ _LDM_INPUT = "model.diffusion_model.input_blocks.0.0.weight"
 
 def is_lora(header: Header) -> bool:
     """Whether a file holds LoRA factors."""
-    return any(re.search(r"lora_(up|down|[AB])\b|\.lora\.", key) for key in header)
+    return any(re.search(r"lora[._](up|down|linear_layer|A|B)\b", key) for key in header)
 
 
 def _is_motion(header: Header) -> bool:

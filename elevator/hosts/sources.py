@@ -26,6 +26,7 @@ __all__ = [
     "locate",
     "quiet_hub",
     "read_header",
+    "reason",
     "require_safetensors",
     "require_weights",
     "weight_file",
@@ -111,7 +112,7 @@ def read_header(path: Path) -> Header:
             return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} cannot be read as safetensors ({_first_line(error)}): it is truncated, "
+            f"{path} cannot be read as safetensors ({reason(error)}): it is truncated, "
             f"corrupt or of another format ({path.stat().st_size} bytes); download or copy it again"
         ) from error
 
@@ -138,10 +139,11 @@ def index_of(source: Path | str, **hub: Any) -> dict[str, Any]:
 
     told = {key: hub[key] for key in hub.keys() & _HUB_ARGUMENTS}
     first: Exception | None = None
-    for cls in (DiffusionPipeline, MotionAdapter):  # model_index.json, then config.json
+    readers: tuple[Any, ...] = (DiffusionPipeline, MotionAdapter)
+    for reader in readers:  # model_index.json, then config.json
         try:
             with quiet_hub():
-                return dict(cls.load_config(source, **told))
+                return dict(reader.load_config(source, **told))
         except (OSError, ValueError) as error:  # every error of the hub is one of the two
             first = first or error
     assert first is not None
@@ -260,7 +262,7 @@ def failed(source: object, kind: str, error: BaseException) -> CheckpointError:
         kind: what it should have been loaded as.
         error: what the loader raised; its message becomes one line of the new one.
     """
-    return CheckpointError(f"{source} cannot be loaded as {kind}: {_first_line(error)}")
+    return CheckpointError(f"{source} cannot be loaded as {kind}: {reason(error)}")
 
 
 def _not_on_hub(source: str, error: BaseException, hub: Mapping[str, Any]) -> CheckpointError:
@@ -272,11 +274,12 @@ def _not_on_hub(source: str, error: BaseException, hub: Mapping[str, Any]) -> Ch
         )
     return CheckpointError(
         f"{source} is neither a file or folder here (the current folder is {Path.cwd()}) nor a "
-        f"model the hub gives: {_first_line(error)}"
+        f"model the hub gives: {reason(error)}"
     )
 
 
-def _first_line(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """A library's message in one line that is not too long."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."
 
@@ -285,7 +288,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {_first_line(error)}") from error
+        raise CheckpointError(f"{path} is not JSON: {reason(error)}") from error
     if not isinstance(read, dict):
         raise CheckpointError(f"{path} holds no configuration; expected a JSON object")
     return read

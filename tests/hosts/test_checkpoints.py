@@ -21,6 +21,7 @@ from elevator.hosts.checkpoints import (
     quiet_deprecation,
     same_latent_space,
 )
+from elevator.hosts.single_files import is_lora
 from tests.builders import tiny_animatediff, tiny_sd, tiny_text_to_video, tiny_unet, tiny_vae
 from tests.hosts.ldm import save_ldm
 
@@ -440,10 +441,25 @@ def test_several_loras_at_once(image: Any, folder: Path, tmp_path: Path) -> None
     place = layer.removesuffix(".base_layer.weight")
     expected = weight[layer].clone()
     for name, scale in (("a", 0.5), ("a_1", 0.25)):
-        up, down = (weight[f"{place}.lora_{side}.{name}.weight"] for side in "BA")
+        up, down = (weight[f"{place}.lora_{side}.{name}.weight"] for side in ("B", "A"))
         expected += scale * up @ down
     both.fuse_lora(adapter_names=["a", "a_1"])
     torch.testing.assert_close(both.unet.state_dict()[layer], expected)
+
+
+def test_adapters_of_one_name_are_told_apart() -> None:
+    taken: list[str] = []
+    for path in ("a_2.safetensors", "x/a.safetensors", "y/a.safetensors", "z/a.safetensors"):
+        taken.append(addons._name(Path(path), taken))
+    assert taken == ["a_2", "a", "a_1", "a_3"]
+
+
+@pytest.mark.parametrize(
+    "old", ["processor.to_q_lora.up", "to_q.lora.up", "fc1.lora_linear_layer.up"]
+)
+def test_every_spelling_of_lora_is_seen(old: str) -> None:
+    assert is_lora({f"unet.down_blocks.0.{old}.weight": (2, 2)})
+    assert not is_lora({"unet.down_blocks.0.to_q.weight": (2, 2)})
 
 
 def test_lora_on_a_motion_network_leaves_the_base_alone(folder: Path, tmp_path: Path) -> None:
