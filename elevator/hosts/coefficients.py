@@ -89,6 +89,13 @@ def _original_name(scheduler: Any) -> str:
 def family_of(scheduler: Any) -> Family:
     """The scheduler's family; raises `CheckError` with the line to paste if it cannot follow."""
     name = _original_name(scheduler)
+    if getattr(getattr(scheduler, "config", None), "invert_sigmas", False):
+        raise CheckError(
+            [
+                f"{name} with invert_sigmas=True (Mochi) counts noise backwards and its network "
+                "predicts the negative flow, which no hook can follow; use another pipeline"
+            ]
+        )
     if name in _FAMILIES:
         return _FAMILIES[name]
     if name in _REFUSED:
@@ -130,11 +137,14 @@ def _scalar(value: float) -> Tensor:
     return torch.tensor(value, dtype=torch.float64)
 
 
+def _is_flow(family: Family, scheduler: Any) -> bool:
+    return family.levels == "flow" or bool(getattr(scheduler.config, "use_flow_sigmas", False))
+
+
 def _pair(family: Family, scheduler: Any, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """(alpha, sigma) from the scheduler's own sigma."""
     sigma = sigma.double().cpu()
-    flow = family.levels == "flow" or bool(getattr(scheduler.config, "use_flow_sigmas", False))
-    if flow:
+    if _is_flow(family, scheduler):
         return 1 - sigma, sigma
     if family.levels == "exploding":
         return torch.ones_like(sigma), sigma
@@ -175,7 +185,10 @@ def level_of_call(scheduler: Any, position: int, timestep: Any) -> Level:
     sigmas = scheduler.sigmas
     midpoint = getattr(scheduler, "sigmas_interpol", None)
     if midpoint is not None and not scheduler.state_in_first_order:
-        sigmas = midpoint  # KDPM2 evaluates its second half between two levels
+        # KDPM2 evaluates its second half between two levels; the ancestral one looks its midpoint
+        # up at the index of the first half.
+        sigmas = midpoint
+        position -= _original_name(scheduler) == "KDPM2AncestralDiscreteScheduler"
     alpha, sigma = _pair(family, scheduler, sigmas[position])
     return Level(alpha, sigma, told)
 
@@ -206,7 +219,7 @@ def training_schedule(scheduler: Any) -> Schedule:
     """Every level the network was trained at, noisiest first."""
     family = family_of(scheduler)
     total = int(scheduler.config.num_train_timesteps)
-    if family.levels == "flow":
+    if _is_flow(family, scheduler):
         sigmas = torch.linspace(1, 1 / total, total, dtype=torch.float64)
         final = Level(_scalar(1.0), _scalar(0.0), _scalar(0.0))
         return Schedule(1 - sigmas, sigmas, sigmas * total, final)
