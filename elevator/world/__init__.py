@@ -5,6 +5,7 @@ crisp edges and textures, the background has fine joints, and everything in a cl
 """
 
 from elevator.world.degrade import degrade
+from elevator.world.flow import flow
 from elevator.world.ink import ink
 from elevator.world.layout import Layout, layout
 from elevator.world.render import render
@@ -31,6 +32,7 @@ __all__ = [
     "Split",
     "degrade",
     "draw",
+    "flow",
     "ink",
     "layout",
     "render",

@@ -14,7 +14,7 @@ from torch.nn.functional import avg_pool2d
 from elevator.world.layout import SIZE, Layout, layout
 from elevator.world.scene import BACKGROUNDS, COLOURS, SHAPES, TEXTURES, Scene
 
-__all__ = ["render"]
+__all__ = ["cover", "render"]
 
 OVERSAMPLING = 2
 """Subpixels along each side of a pixel."""
@@ -47,7 +47,7 @@ def render(
         The clips on the CPU, in float32.
     """
     where = layout(scenes, frames=frames, size=size, seed=seed)
-    main, second = _object(scenes, where, size)
+    main, second = cover(scenes, where, size)
     colour = torch.tensor([COLOURS[s.colour] for s in scenes])[:, None, :, None, None]
     behind = _background(scenes, where, size)[:, None]
     clips = behind * (1 - main - second)
@@ -55,7 +55,7 @@ def render(
     return clips.clamp_(0, 1)
 
 
-def _object(
+def cover(
     scenes: Sequence[Scene], where: Layout, size: int
 ) -> tuple[Float[Tensor, "b f 1 h w"], Float[Tensor, "b f 1 h w"]]:
     """How much of every pixel the object's main tone covers, and how much its second tone."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +25,13 @@ Average: TypeAlias = dict[str, Tensor]
 """A moving average of weights, by their names."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """What is trained: some weights and a loss."""
 
-    weights: nn.Module
+    @property
+    def weights(self) -> nn.Module:
+        """The weights; they stay where they are while they are trained."""
 
     def loss(self, step: int, generator: torch.Generator) -> Tensor:
         """The loss of a step, all of whose random draws come from `generator` (on the CPU)."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,25 +30,20 @@ def write(folder: Path, parts: Parts, unet: nn.Module) -> None:
     """
     from diffusers import StableDiffusionPipeline, TextToVideoSDPipeline, UNet3DConditionModel
 
-    kind, extra = StableDiffusionPipeline, {"safety_checker": None, "feature_extractor": None}
-    extra["requires_safety_checker"] = False
-    if isinstance(unet, UNet3DConditionModel):
-        kind, extra = TextToVideoSDPipeline, {}
-    vae, text, unet = (
-        copy.deepcopy(m).to("cpu", torch.float16) for m in (parts.vae, parts.text, unet)
-    )
-    with warnings.catch_warnings(action="ignore"):
-        pipe = kind(
-            vae=vae,
-            text_encoder=text,
-            tokenizer=parts.tokenizer,
-            unet=unet,
-            scheduler=networks.scheduler(),
-            **extra,
-        )
+    modules = {"vae": parts.vae, "text_encoder": parts.text, "unet": unet}
     aside = folder.with_name(folder.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
-    pipe.save_pretrained(aside)
+    with _quiet():
+        given: dict[str, object] = {
+            name: copy.deepcopy(module).to("cpu", torch.float16) for name, module in modules.items()
+        }
+        given |= {"tokenizer": parts.tokenizer, "scheduler": networks.scheduler()}
+        if isinstance(unet, UNet3DConditionModel):
+            pipe = TextToVideoSDPipeline(**given)
+        else:
+            given |= {"safety_checker": None, "feature_extractor": None}
+            pipe = StableDiffusionPipeline(**given, requires_safety_checker=False)
+        pipe.save_pretrained(aside)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
 
@@ -54,14 +51,27 @@ def write(folder: Path, parts: Parts, unet: nn.Module) -> None:
 def read(folder: Path, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
     """Load a pipeline folder, as `DiffusionPipeline.from_pretrained` does, but quietly."""
     from diffusers import DiffusionPipeline
-    from diffusers.utils import logging
 
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
+    with _quiet():
+        return DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings, such as that the video pipeline is an old one, and bars of loading."""
+    from diffusers.utils import logging as diffusers
+    from transformers.utils import logging as transformers
+
+    libraries = (diffusers, transformers)
+    before = [(x.get_verbosity(), x.is_progress_bar_enabled()) for x in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
     try:
         with warnings.catch_warnings(action="ignore"):
-            return DiffusionPipeline.from_pretrained(
-                folder, torch_dtype=dtype, local_files_only=True
-            )
+            yield
     finally:
-        logging.set_verbosity(level)
+        for library, (verbosity, bar) in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
+            if bar:
+                library.enable_progress_bar()

@@ -35,7 +35,7 @@ STAGES = (
 )
 """Training of the autoencoder: whole frames, in the end with weight on their colours, then crops of
 the objects, where it learns fastest, then whole frames again."""
-JOINT = 0.25
+JOINT = 0.2
 """Part of the T2I's training in which the text encoder learns too; the T2V starts from there."""
 
 
@@ -58,9 +58,9 @@ class Recipe:
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
-        "t2i": Recipe(4800, 32, Rates(2e-3), "vae"),
-        "t2v": Recipe(2000, 4, Rates(1e-3), "t2i-start"),
-        "t2i-ink": Recipe(1000, 32, Rates(7e-4, average=0.99), "t2i"),
+        "t2i": Recipe(6000, 16, Rates(1.5e-3), "vae"),
+        "t2v": Recipe(2000, 2, Rates(7e-4), "t2i-start"),
+        "t2i-ink": Recipe(1000, 16, Rates(5e-4, average=0.99), "t2i"),
     }
 )
 

@@ -78,7 +78,7 @@ class Autoencoding:
         """
         self.weights = networks.vae().to(device)
         self.stage, self.device, self.on_frozen = stage, device, on_frozen
-        self.joint = round(stage.joint * stage.steps)
+        self.joint = max(1, round(stage.joint * stage.steps))
 
     def loss(self, step: int, generator: torch.Generator) -> Tensor:
         """Error in units of [-1, 1] pixels."""

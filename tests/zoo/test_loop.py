@@ -45,7 +45,7 @@ def run(
         steps=steps,
         seed=seed,
         checkpoint=folder / "line.pt",
-        save_every=0,
+        save_every=0.0,
         progress=progress,
     )
     return average
@@ -79,4 +79,4 @@ def test_training_learns() -> None:
 
 
 def test_progress_reads_like_a_sentence() -> None:
-    assert str(Progress("t2i", 50, 100, 0.25, 75)) == "t2i: step 50/100, loss 0.2500, 1:15 left"
+    assert str(Progress("t2i", 50, 100, 0.25, 75.0)) == "t2i: step 50/100, loss 0.2500, 1:15 left"
