@@ -30,8 +30,8 @@ examples:
   elevator generate "a striped red ring moving left on a teal background" -o ring.mp4
   elevator generate "a dotted blue star moving up" -o star.gif --style ink --compare
   elevator generate --again ring.mp4 -o again.mp4
-  elevator generate "a dog swimming" -o dog.mp4 --t2v cerspense/zeroscope_v2_576w \\
-      --t2i SG161222/Realistic_Vision_V5.1_noVAE --size 576x320 --device cuda
+  elevator generate "a dog swimming" -o dog.mp4 --t2i SG161222/Realistic_Vision_V5.1_noVAE \\
+      --t2v guoyww/animatediff-motion-adapter-v1-5-2 --size 512 --device cuda
 """
 
 

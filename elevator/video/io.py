@@ -106,6 +106,8 @@ def check_image_target(path: str | Path) -> None:
 
 
 def _check_place(target: Path, folder: bool) -> None:
+    if target.name in ("", ".."):
+        raise VideoError(f"cannot write to {target}: give a name of its own, such as ring.mp4")
     if not target.parent.is_dir():
         raise VideoError(f"cannot write {target}: make the folder {target.parent} first")
     if not folder and target.is_dir():
@@ -225,7 +227,7 @@ def _aside(target: Path, what: str = "part") -> Path:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

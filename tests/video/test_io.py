@@ -200,6 +200,25 @@ def test_a_place_that_cannot_be_written_to_is_refused() -> None:
         io.check_target("/dev/fd/clip.mp4")
 
 
+def test_a_folder_without_a_name_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (".", "", "./"):
+        with pytest.raises(io.VideoError, match="give a name of its own"):
+            io.write_video(clip(), name)
+    assert tmp_path.is_dir()
+
+
+def test_frames_behind_a_link_are_replaced_and_the_others_kept(tmp_path: Path) -> None:
+    io.write_video(clip(3), tmp_path / "real")
+    (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
+    io.write_video(clip(2), tmp_path / "link")
+    assert sorted(os.listdir(tmp_path)) == ["link", "real"]
+    assert len(decoded(tmp_path / "real")) == 3
+    assert len(decoded(tmp_path / "link")) == 2
+
+
 @pytest.mark.parametrize(
     ("frames", "message"),
     [
