@@ -131,7 +131,8 @@ def at(steps: Iterable[int], hook: AnyHook) -> AnyHook:
     _require_hook("at", hook)
     chosen = frozenset(steps)
     if any(not isinstance(index, Integral) or index < 0 for index in chosen):
-        raise ValueError(f"at takes step indices from 0 (noisiest) up, got {sorted(chosen, key=str)}")
+        listed = sorted(chosen, key=str)
+        raise ValueError(f"at takes step indices from 0 (noisiest) up, got {listed}")
     return _At(hook, chosen)
 
 
