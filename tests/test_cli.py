@@ -271,6 +271,18 @@ def test_again_refuses_other_weights_and_settings(
     assert "mine" in refused()
 
 
+def test_again_splits_sums_as_before(
+    generate: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    assert generate(PROMPT, "-o", "ring.mp4", "--quiet") == 0
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
+    assert generate("--again", "ring.mp4", "-o", "again.mp4", "--quiet", defaults=False) == 0
+    assert threads == [7]
+
+
 def test_again_refuses_files_without_a_record(
     generate: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
