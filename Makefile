@@ -21,7 +21,8 @@ types:
 bench:
 	@set -e; for file in benchmarks/[!_]*.py; do \
 		[ -e "$$file" ] || continue; \
-		echo "== $$file --tiny"; $(PYTHON) "$$file" --tiny; \
+		name=$${file#benchmarks/}; name=$${name%.py}; \
+		echo "== python -m benchmarks.$$name --tiny"; $(PYTHON) -m benchmarks.$$name --tiny; \
 	done
 
 wheel-test:

@@ -53,7 +53,7 @@ def main() -> None:
     print(f"overhead of a step           {100 * share:10.2f} %")
     if not options.tiny:
         rows = {"overhead_share": share, "overhead_us": 1e6 * cost, "network_us": 1e6 * whole}
-        save("overhead", rows, command="python benchmarks/overhead.py")
+        save("overhead", rows, command="python -m benchmarks.overhead")
 
 
 def _seconds(call: Callable[[], None]) -> float:

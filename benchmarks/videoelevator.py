@@ -35,7 +35,7 @@ def main() -> None:
     steps = 4 if options.tiny else numbers.steps
     clips: dict[str, list[torch.Tensor]] = {}
     for index, scene in enumerate(scenes):
-        for name, clip in _clips(pipe, scene, options.seed + index, steps).items():
+        for name, clip in clips_of(pipe, scene, options.seed + index, steps).items():
             clips.setdefault(name, []).append(clip)
     truth = world.render(scenes, frames=numbers.frames, seed=options.seed)
     measured = {"truth": measure(truth, scenes)}
@@ -53,7 +53,7 @@ def main() -> None:
     print(f"\nfast minus exact, paired over {count} captions, 95 % interval")
     print(table(differences))
     if not options.tiny:
-        command = f"python benchmarks/videoelevator.py --prompts {count} --seed {options.seed}"
+        command = f"python -m benchmarks.videoelevator --prompts {count} --seed {options.seed}"
         save("videoelevator", rows, fast_minus_exact=differences, costs=costs, command=command)
 
 
@@ -70,7 +70,7 @@ def _costs(pipe: Any) -> dict[str, dict[str, float]]:
     return rows
 
 
-def _clips(pipe: Any, scene: world.Scene, seed: int, steps: int) -> dict[str, torch.Tensor]:
+def clips_of(pipe: Any, scene: world.Scene, seed: int, steps: int) -> dict[str, torch.Tensor]:
     """The clips of one caption, all from the same seed, `f c h w` in [0, 1]."""
     numbers, caption = PRESETS["world"], scene.caption()
 
