@@ -43,6 +43,8 @@ def check(
             "give a diffusers pipeline that samples with one",
         )
     problems: list[str] = []
+    if frames is not None and frames < 1:
+        problems.append(f"frames={frames} is no number of frames; give 1 or more")
     if frames is None and not knows_its_frames(pipeline):
         problems.append(
             f"{type(pipeline).__name__} does not tell how many frames its batch holds; "
@@ -92,28 +94,38 @@ def attach(
     problems = check(pipeline, hook, patches, frames)
     if problems:
         raise CheckError(problems)
-    from elevator.hosts.layouts import layout_of
+    from elevator.hosts.layouts import FRAMES_IN_BATCH, declared_layout, layout_of
     from elevator.hosts.pipeline import network_of, seeds_of, watch_latents, watch_network
     from elevator.hosts.scheduler import Engine, swap_class, unswap_class
 
     seeds: tuple[int, ...] = ()
 
-    def source() -> Noise:
+    def source(shape: tuple[int, int, int, int, int]) -> Noise:
         if isinstance(noise, torch.Generator):
             return StreamedNoise(noise)
         if noise is not None:
             return noise
         # No generator: new noise each run, a function of the global seed, which is only read.
-        return KeyedNoise(seeds or (torch.initial_seed() + engine.runs,))
+        own = seeds or (torch.initial_seed() + engine.runs,)
+        clips, _, length, _, _ = shape
+        # Image pipelines take one generator per image: a clip's is that of its first frame.
+        return KeyedNoise(own[::length] if len(own) == clips * length else own)
 
     def told(arguments: dict[str, Any]) -> None:
         nonlocal seeds
         seeds = seeds_of(arguments.get("generator"))
-        if frames is not None:
-            seeds = seeds[::frames]  # image pipelines take a generator per row; a clip is many
-        if frames is None and arguments.get("num_frames") is not None:
-            engine.frames = int(arguments["num_frames"])
+        engine.prepared = True
+        count = arguments.get("num_frames")
+        if frames is None and count is not None:
+            engine.frames = int(count)
             undo.enter_context(publish_frames(engine.frames))
+        elif declared_layout(pipeline) == FRAMES_IN_BATCH and count not in (None, frames):
+            raise CheckError(
+                [
+                    f"attach was given frames={frames}, but the clip has {count}; drop frames=..., "
+                    f"{type(pipeline).__name__} tells it itself"
+                ]
+            )
 
     scheduler, network = pipeline.scheduler, network_of(pipeline)
     engine = Engine(
@@ -136,7 +148,7 @@ def attach(
                 "the pipeline's scheduler was replaced while a hook was attached, so the hook was "
                 "lost; set the scheduler first, then attach"
             )
-        if engine.runs and not engine.steps_seen:
+        if (engine.prepared or engine.runs) and not engine.steps_seen:
             raise HookError(
                 f"{type(pipeline).__name__} prepared a run but never called scheduler.step, so the "
                 "hook did nothing; this pipeline steps some other way and cannot be hooked here"

@@ -88,7 +88,7 @@ def plan(
     """
     from elevator.attach import check
     from elevator.hosts.coefficients import family_of, run_schedule
-    from elevator.hosts.pipeline import frames_per_row, latent_shape, network_of
+    from elevator.hosts.pipeline import frames_per_row, kind_of, latent_shape, network_of
 
     problems = check(pipeline, hook, frames=frames)
     if problems:
@@ -102,7 +102,7 @@ def plan(
     blank = torch.empty(shape, device=meta)
     own = frames_per_row(pipeline, frames)
     rows = clips * frames // own * (2 if guided else 1)
-    once = Call(type(network_of(pipeline)).__name__, rows, own)
+    once = Call(kind_of(network_of(pipeline)).__name__, rows, own)
 
     with count_calls() as calls:
         state = hook.init(run)

@@ -19,6 +19,7 @@ from elevator.hosts.coefficients import (
     training_schedule,
 )
 from elevator.hosts.layouts import FRAMES_IN_BATCH, from_host, to_host
+from elevator.hosts.pipeline import kind_of
 from elevator.latent import Latent, publish_frames
 from elevator.level import Level, Prediction, read_output
 from elevator.schedule import Schedule
@@ -141,18 +142,14 @@ _KINDS = {
 
 
 def _network_kind(pipeline: Any) -> str:
-    from diffusers.utils.torch_utils import is_compiled_module
-
-    network = getattr(pipeline, "unet", None)
-    if network is not None and is_compiled_module(network):
-        network = network._orig_mod
-    for cls in type(network).__mro__:
+    kind = kind_of(getattr(pipeline, "unet", None))
+    for cls in kind.__mro__:
         if cls.__name__ in _KINDS:
             return _KINDS[cls.__name__]
     raise CheckError(
         [
             f"{type(pipeline).__name__} has no network a denoiser can be made of "
-            f"(found {type(network).__name__}; supported: {', '.join(_KINDS)})"
+            f"(found {kind.__name__}; supported: {', '.join(_KINDS)})"
         ]
     )
 
@@ -207,5 +204,5 @@ def denoiser(
         negatives=negatives if guided else None,
         guidance=guidance,
         anchor_every=anchor_every,
-        name=name or type(pipeline.unet).__name__,
+        name=name or kind_of(pipeline.unet).__name__,
     )

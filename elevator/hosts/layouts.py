@@ -3,7 +3,9 @@
 Adding a pipeline whose layout is not told by the number of axes means adding one line here.
 """
 
+import re
 from collections.abc import Mapping
+from functools import cache
 
 from einops import rearrange
 from torch import Tensor
@@ -11,7 +13,15 @@ from torch import Tensor
 from elevator.errors import LayoutError
 from elevator.latent import Latent
 
-__all__ = ["FRAMES_IN_BATCH", "LAYOUTS", "from_host", "layout_of", "to_host"]
+__all__ = [
+    "FRAMES_IN_BATCH",
+    "LAYOUTS",
+    "channel_axis",
+    "declared_layout",
+    "from_host",
+    "layout_of",
+    "to_host",
+]
 
 FRAMES_IN_BATCH = "(b f) c h w"
 
@@ -22,23 +32,50 @@ LAYOUTS: Mapping[str, str] = {
     "AnimateDiffSDXLPipeline": "b c f h w",
     "StableVideoDiffusionPipeline": "b f c h w",
     "CogVideoXPipeline": "b f c h w",
+    "CogVideoXFunControlPipeline": "b f c h w",
+    "CogVideoXImageToVideoPipeline": "b f c h w",
+    "CogVideoXVideoToVideoPipeline": "b f c h w",
+    "ConsisIDPipeline": "b f c h w",
+    "Kandinsky5I2IPipeline": "b f h w c",
+    "Kandinsky5I2VPipeline": "b f h w c",
+    "Kandinsky5T2IPipeline": "b f h w c",
+    "Kandinsky5T2VPipeline": "b f h w c",
     "WanPipeline": "b c f h w",
 }
 
 _BY_AXES: Mapping[int, str] = {4: FRAMES_IN_BATCH, 5: "b c f h w"}
 
 
+def declared_layout(pipeline: object) -> str | None:
+    """The pattern listed for a pipeline's class or one it derives from."""
+    names = (cls.__name__ for cls in type(pipeline).__mro__)
+    return next((LAYOUTS[name] for name in names if name in LAYOUTS), None)
+
+
 def layout_of(pipeline: object, ndim: int) -> str:
     """The einops pattern of a pipeline's latents; by the number of axes where it is not listed."""
-    name = type(pipeline).__name__
-    if name in LAYOUTS:
-        return LAYOUTS[name]
+    declared = declared_layout(pipeline)
+    if declared is not None:
+        return declared
     if ndim in _BY_AXES:
         return _BY_AXES[ndim]
     raise LayoutError(
-        f"latents of {name} have {ndim} axes at the step, so frames and space cannot be told "
-        "apart; give attach(..., layout=...) an einops pattern of the axes b c f h w"
+        f"latents of {type(pipeline).__name__} have {ndim} axes at the step, so frames and space "
+        "cannot be told apart; give attach(..., layout=...) an einops pattern of the axes b c f h w"
     )
+
+
+@cache
+def _axes(pattern: str) -> tuple[tuple[str, ...], ...]:
+    """The names on every axis of a pattern: more than one where it packs some."""
+    return tuple(
+        tuple(name.strip("()").split()) for name in re.findall(r"\([^)]*\)|[^\s()]+", pattern)
+    )
+
+
+def channel_axis(pattern: str) -> int:
+    """Which axis of the host's latents holds the channels."""
+    return _axes(pattern).index(("c",))
 
 
 def to_host(latent: Latent, pattern: str) -> Tensor:
@@ -48,18 +85,24 @@ def to_host(latent: Latent, pattern: str) -> Tensor:
 
 def from_host(sample: Tensor, pattern: str, frames: int | None) -> Latent:
     """From the host's layout to the hooks'; `frames` is needed where the batch hides them."""
-    axes = sample.ndim
-    expected = len(pattern.replace("(b f)", "n").split())
-    if axes != expected:
+    axes = _axes(pattern)
+    if sample.ndim != len(axes):
         raise LayoutError(
             f"latents of shape {tuple(sample.shape)} do not fit the layout {pattern!r}; "
             "give attach(..., layout=...) the pattern of this pipeline"
         )
-    if pattern != FRAMES_IN_BATCH:
+    packed = [names for names in axes if len(names) > 1]
+    if not packed:
         return rearrange(sample, f"{pattern} -> b c f h w")
-    if frames is None or sample.shape[0] % frames:
+    if len(packed) > 1 or set(packed[0]) != {"b", "f"}:
         raise LayoutError(
-            f"a batch of {sample.shape[0]} latents does not hold clips of {frames} frames; "
+            f"the layout {pattern!r} hides the sizes of {' '.join(sum(packed, ()))}; latents "
+            "packed as tokens cannot be hooked, only frames in the batch: '(b f) c h w'"
+        )
+    rows = sample.shape[axes.index(packed[0])]
+    if frames is None or rows % frames:
+        raise LayoutError(
+            f"a batch of {rows} latents does not hold clips of {frames} frames; "
             "give attach(..., frames=...) the number of frames in one clip"
         )
     return rearrange(sample, f"{pattern} -> b c f h w", f=frames)

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from elevator.hosts.layouts import LAYOUTS
+from elevator.hosts.layouts import declared_layout
 from elevator.hosts.scheduler import Engine
 from elevator.noise import seed_of
 
 __all__ = [
     "frames_per_row",
+    "kind_of",
     "knows_its_frames",
     "latent_shape",
     "network_of",
@@ -42,14 +43,27 @@ def quiet_deprecation() -> Iterator[None]:
 
 def network_of(pipeline: Any) -> nn.Module | None:
     """The denoising network of a pipeline (`unet` or `transformer`)."""
-    network = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
-    return network if isinstance(network, nn.Module) else None
+    # Not `or`: the truth of a compiled network is its length, which it has not.
+    for name in ("unet", "transformer"):
+        network = getattr(pipeline, name, None)
+        if isinstance(network, nn.Module):
+            return network
+    return None
+
+
+def kind_of(network: nn.Module | None) -> type:
+    """The class of a network, also of one wrapped by `torch.compile`."""
+    from diffusers.utils.torch_utils import is_compiled_module
+
+    if network is not None and is_compiled_module(network):
+        network = network._orig_mod
+    return type(network)
 
 
 def knows_its_frames(pipeline: Any) -> bool:
     """Whether the pipeline itself tells how many frames a clip has."""
-    pattern = LAYOUTS.get(type(pipeline).__name__, "")
-    if pattern and "(b f)" not in pattern:
+    pattern = declared_layout(pipeline)
+    if pattern is not None and "(b f)" not in pattern:
         return True
     prepare = getattr(pipeline, "prepare_latents", None)
     return prepare is not None and "num_frames" in inspect.signature(prepare).parameters
@@ -57,8 +71,8 @@ def knows_its_frames(pipeline: Any) -> bool:
 
 def frames_per_row(pipeline: Any, frames: int) -> int:
     """Frames in one row of the network's batch: 1 for image networks, all for video networks."""
-    network = network_of(pipeline)
-    image = any(cls.__name__ == "UNet2DConditionModel" for cls in type(network).__mro__)
+    kinds = kind_of(network_of(pipeline)).__mro__
+    image = any(cls.__name__ == "UNet2DConditionModel" for cls in kinds)
     return 1 if image else frames
 
 
@@ -123,7 +137,7 @@ class _Capture:
 
     def __call__(self, module: nn.Module, inputs: Sequence[Any], output: Any) -> None:
         first = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
-        self._engine.network_output = first if isinstance(first, Tensor) else None
+        self._engine.hear(first if isinstance(first, Tensor) else None)
 
     def __reduce__(self) -> Any:
         return _nothing_hook, ()
@@ -152,7 +166,6 @@ def watch_network(network: nn.Module | None, engine: Engine) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-        engine.network_output = None
 
 
 def seeds_of(generator: torch.Generator | Sequence[torch.Generator] | None) -> tuple[int, ...]:

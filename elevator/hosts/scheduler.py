@@ -21,7 +21,7 @@ from elevator.hosts.coefficients import (
     position_of_call,
     run_schedule,
 )
-from elevator.hosts.layouts import from_host, to_host
+from elevator.hosts.layouts import FRAMES_IN_BATCH, channel_axis, from_host, to_host
 from elevator.level import Prediction, read_output, write_clean
 from elevator.noise import Noise
 from elevator.renoise import renoise_conflicts, rules
@@ -30,6 +30,9 @@ from elevator.schedule import Schedule
 __all__ = ["Engine", "problems_of", "swap_class", "unswap_class"]
 
 _ENGINE = "_elevator_engine"
+
+# Layouts of a network's own output where it has other axes than the latents at the step.
+_OUTPUTS = {4: FRAMES_IN_BATCH, 5: "b c f h w"}
 
 
 def problems_of(hook: Hook[Any], host: Host) -> list[str]:
@@ -49,7 +52,7 @@ class Engine:
         hook: Hook[Any],
         layout: Callable[[int], str],
         frames: int | None,
-        noise: Callable[[], Noise],
+        noise: Callable[[tuple[int, int, int, int, int]], Noise],
     ) -> None:
         """Bind hook and scheduler.
 
@@ -58,14 +61,14 @@ class Engine:
             hook: the composition to run.
             layout: einops pattern of the latents, from their number of axes.
             frames: frames per clip, where the batch axis hides them.
-            noise: makes the noise source of a run.
+            noise: makes the noise source of a run, from the shape of its latents.
         """
         self.scheduler = scheduler
         self.hook = hook
         self.layout = layout
         self.frames = frames
         self.noise = noise
-        self.network_output: Tensor | None = None
+        self.prepared = False
         self.runs = 0
         self.steps_seen = 0
         self._rules = bool(rules(hook))
@@ -73,6 +76,7 @@ class Engine:
         self._run: Run | None = None
         self._state: Any = None
         self._last = -1
+        self._heard: list[Tensor | None] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Engine":
         """Copies of a scheduler share the engine, which then leaves them alone."""
@@ -93,8 +97,13 @@ class Engine:
             clips=bool(config.get("clip_sample") or config.get("thresholding")),
         )
 
+    def hear(self, output: Tensor | None) -> None:
+        """The host's network was called; keeps its output until the step that follows."""
+        self._heard = [output] if not self._heard else [None, None]  # of several, none is kept
+
     def begin(self) -> None:
         """A run begins: the timesteps are set, nothing has been computed."""
+        self._heard = []
         self._schedule = run_schedule(self.scheduler)
         self._run = None
         self.runs += 1
@@ -113,6 +122,20 @@ class Engine:
         **kwargs: Any,
     ) -> Any:
         """One call of the host's `step`, with the hook inside."""
+        try:
+            return self._step(original, model_output, timestep, sample, *args, **kwargs)
+        finally:
+            self._heard = []  # with what the hooks called meanwhile
+
+    def _step(
+        self,
+        original: Callable[..., Any],
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         if self._schedule is None:
             self.begin()
         assert self._schedule is not None
@@ -120,10 +143,10 @@ class Engine:
         if self._run is not None and position <= self._last:
             self._run = None  # the loop started over without setting its timesteps again
         self._last = position
-        output, variance = _split_variance(model_output, sample)
         pattern = self.layout(sample.ndim)
         frames = self.frames
         noisy = from_host(sample, pattern, frames)
+        output, variance = _split_variance(model_output, pattern, noisy.shape[1])
         if self._run is None:
             shape = (
                 noisy.shape[0],
@@ -132,32 +155,34 @@ class Engine:
                 noisy.shape[3],
                 noisy.shape[4],
             )
-            self._run = Run(self._schedule, shape, sample.device, sample.dtype, self.noise())
+            self._run = Run(self._schedule, shape, sample.device, sample.dtype, self.noise(shape))
             self._state = self.hook.init(self._run)
-        step = self._describe(position, timestep, noisy, from_host(output, pattern, frames), kwargs)
+        predicted = from_host(output, pattern, frames)
+        step = self._describe(position, timestep, noisy, predicted, sample.ndim, kwargs)
         self.steps_seen += 1
 
-        before = _version(step.predicted.clean)
+        given = (*step.predicted, step.noisy)
+        written = [_version(tensor) for tensor in given]
         clean, self._state = self.hook.update(step.predicted.clean, step, self._state)
-        if _version(step.predicted.clean) != before:
-            raise HookError(
-                f"{self.hook!r} wrote into the latent it was given at step {step.index}; "
-                "return a new tensor instead (clone first if you must edit in place)"
-            )
+        if [_version(tensor) for tensor in given] != written:
+            raise _wrote(self.hook, step)
         if clean is not step.predicted.clean:
             _require_like(clean, step.predicted.clean, self.hook)
             kind = parametrisation_of(self.scheduler)
             edited = to_host(write_clean(clean, noisy, step.level, kind), pattern)
             model_output = edited.to(output.dtype)
             if variance is not None:
-                model_output = torch.cat([model_output, variance], dim=1)
+                model_output = torch.cat([model_output, variance], dim=channel_axis(pattern))
 
         result = original(model_output, timestep, sample, *args, **kwargs)
         if not self._rules:
             return result
         previous = result[0] if isinstance(result, tuple) else result.prev_sample
         proposed = from_host(previous, pattern, frames).float()
+        before = _version(proposed)
         latent, self._state = self.hook.finish(clean, proposed, step, self._state)
+        if _version(proposed) != before:
+            raise _wrote(self.hook, step)
         if latent is proposed:
             return result
         _require_like(latent, proposed, self.hook)
@@ -169,26 +194,37 @@ class Engine:
         return result
 
     def _describe(
-        self, position: int, timestep: Any, noisy: Tensor, output: Tensor, options: dict[str, Any]
+        self,
+        position: int,
+        timestep: Any,
+        noisy: Tensor,
+        output: Tensor,
+        axes: int,
+        options: dict[str, Any],
     ) -> Step:
         assert self._run is not None
         assert self._schedule is not None
         kind = parametrisation_of(self.scheduler)
         index = position // family_of(self.scheduler).order
         level = level_of_call(self.scheduler, position, timestep)
+        pattern = self.layout(axes)
 
-        raw = self.network_output  # now: hooks may call the same network before they ask
+        # Now: hooks may call the same network before they ask. Where it was called more than once
+        # (a call per prompt, two networks), which output was for the prompt cannot be told.
+        raw = self._heard[0] if len(self._heard) == 1 else None
 
         def conditional() -> Prediction | None:
             if raw is None:
                 return None
-            mean, _ = _split_variance(raw, output[:, :, 0])
+            own = pattern if raw.ndim == axes else _OUTPUTS.get(raw.ndim)
+            if own is None:
+                return None
+            mean, _ = _split_variance(raw, own, noisy.shape[1])
             # Guidance doubles the batch, negative prompt first, in every pipeline of diffusers.
             half = mean.chunk(2)[1] if mean.numel() == 2 * noisy.numel() else mean
             if half.numel() != noisy.numel():
                 return None
-            own = half if half.ndim == 5 else from_host(half, self.layout(4), self.frames)
-            return read_output(own, noisy, level, kind)
+            return read_output(from_host(half, own, self.frames), noisy, level, kind)
 
         return Step(
             run=self._run,
@@ -207,20 +243,33 @@ def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def _split_variance(output: Tensor, sample: Tensor) -> tuple[Tensor, Tensor | None]:
+def _split_variance(output: Tensor, pattern: str, channels: int) -> tuple[Tensor, Tensor | None]:
     """Part a learned variance (twice the channels) from the prediction."""
-    if output.shape[1] == 2 * sample.shape[1]:
-        mean, variance = output.chunk(2, dim=1)
+    axis = channel_axis(pattern)
+    if output.shape[axis] == 2 * channels:
+        mean, variance = output.chunk(2, dim=axis)
         return mean, variance
     return output, None
 
 
-def _require_like(got: Tensor, expected: Tensor, hook: Hook[Any]) -> None:
-    if got.shape != expected.shape or got.device != expected.device:
-        raise HookError(
-            f"{hook!r} returned a latent of shape {tuple(got.shape)} on {got.device}; "
-            f"expected {tuple(expected.shape)} on {expected.device}, as it was given"
-        )
+def _wrote(hook: Hook[Any], step: Step) -> HookError:
+    return HookError(
+        f"{hook!r} wrote into a latent it was given at step {step.index}; "
+        "return a new tensor instead (clone first if you must edit in place)"
+    )
+
+
+def _require_like(got: Any, expected: Tensor, hook: Hook[Any]) -> None:
+    wanted = f"expected {_facts(expected)}, as it was given"
+    if not isinstance(got, Tensor):
+        kind = "None" if got is None else type(got).__name__
+        raise HookError(f"{hook!r} returned {kind}; {wanted}")
+    if (got.shape, got.dtype, got.device) != (expected.shape, expected.dtype, expected.device):
+        raise HookError(f"{hook!r} returned {_facts(got)}; {wanted}")
+
+
+def _facts(latent: Tensor) -> str:
+    return f"a latent of shape {tuple(latent.shape)}, {latent.dtype}, on {latent.device}"
 
 
 def _rebuild(cls: type, state: dict[str, Any]) -> Any:
