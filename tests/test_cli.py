@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,15 @@ from tests.builders import tiny_sd, tiny_text_to_video
 
 PROMPT = "a red ring moving left"
 SHORT = ["--frames", "3", "--steps", "5"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks this small only wait for a second thread, all the more on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -280,6 +289,7 @@ def test_again_splits_sums_as_before(
     assert generate(PROMPT, "-o", "ring.mp4", "--quiet") == 0
     monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
     assert generate("--again", "ring.mp4", "-o", "again.mp4", "--quiet", defaults=False) == 0
+    monkeypatch.undo()
     assert threads == [7]
 
 

@@ -75,7 +75,7 @@ def _film(
     view = pipe.t2v
     view.set_progress_bar_config(disable=quiet, desc="T2V alone")
     count, height, width = frames.shape[:3]
-    return view(
+    made: Any = view(
         settings.prompt,
         negative_prompt=settings.negative,
         height=height,
@@ -85,7 +85,8 @@ def _film(
         guidance_scale=numbers.video_guidance,
         generator=torch.Generator().manual_seed(settings.seed),
         output_type="np",
-    ).frames[0]
+    )
+    return made.frames[0]
 
 
 def _paint(
@@ -118,10 +119,9 @@ def _paint(
 
 
 def _numbers(pipe: VideoElevatorPipeline, settings: Settings) -> Any:
-    from elevator.cli.generate import preset_of
     from elevator.recipes import preset_for
 
-    return preset_for(preset_of(settings) or pipe.preset)
+    return preset_for(settings.fitting_preset or pipe.preset)
 
 
 # --- drawing --------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from elevator.cli import compare
 from elevator.cli.record import Record, RecordError, Settings, hash_frames, hashes, resolve
 from elevator.cli.record import versions as versions_here
 from elevator.errors import CheckError, ElevatorError
@@ -25,23 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_WORLD = "world"  # the preset of the built-in models
-_SETTING = (
-    *(
-        "prompt",
-        "negative",
-        "t2i",
-        "t2i_config",
-        "t2v",
-        "lora",
-        "style",
-        "preset",
-        "steps",
-        "frames",
-        "size",
-    ),
-    *("seed", "guidance", "fps", "fast", "device", "dtype"),
-)
+_BESIDE_AGAIN = {"command", "again", "out", "compare", "quiet", "fps"}
 
 
 def run(given: argparse.Namespace) -> int:
@@ -49,8 +34,6 @@ def run(given: argparse.Namespace) -> int:
     settings, before = (_asked(given), None) if given.again is None else _again(given)
     check_target(given.out, settings.fps)
     if given.compare:
-        from elevator.cli import compare
-
         video, sheet = compare.targets(given.out)
         check_target(video)
         check_image_target(sheet)
@@ -134,7 +117,8 @@ def _source(text: str) -> str:
 
 def _again(given: argparse.Namespace) -> tuple[Settings, Record]:
     """Settings from a file's record; only what does not change the frames may be given beside."""
-    extra = [name for name in _SETTING if name != "fps" and getattr(given, name) is not None]
+    extra = [name for name, value in vars(given).items() if value is not None]
+    extra = [name for name in extra if name not in _BESIDE_AGAIN]
     if extra:
         flags = ", ".join(
             "PROMPT" if name == "prompt" else f"--{name.replace('_', '-')}" for name in extra
@@ -240,13 +224,6 @@ def _require_schedules(settings: Settings, image: Any, video: Any) -> None:
         raise CheckError(problems)
 
 
-def preset_of(settings: Settings) -> str | None:
-    from elevator.recipes import PRESETS
-
-    fits = settings.t2v == Settings.t2v and _WORLD in PRESETS
-    return settings.preset or (_WORLD if fits else None)
-
-
 def _sample(pipe: VideoElevatorPipeline, settings: Settings) -> Any:
     try:
         made: Any = pipe(
@@ -257,7 +234,7 @@ def _sample(pipe: VideoElevatorPipeline, settings: Settings) -> Any:
             num_frames=settings.frames,
             num_inference_steps=settings.steps,
             guidance_scale=settings.guidance,
-            preset=preset_of(settings),
+            preset=settings.fitting_preset,
             fast=settings.fast,
             generator=torch.Generator().manual_seed(settings.seed),
             output_type="np",
@@ -277,7 +254,7 @@ def _hook(pipe: VideoElevatorPipeline, settings: Settings) -> str:
         settings.negative,
         num_inference_steps=settings.steps,
         guidance_scale=settings.guidance,
-        preset=preset_of(settings),
+        preset=settings.fitting_preset,
         fast=settings.fast,
     )
     return repr(recipe.hook)

@@ -20,6 +20,7 @@ __all__ = ["Record", "RecordError", "Settings", "hash_frames", "hashes", "resolv
 
 _MADE_BY = "elevator generate"
 _BUILTIN = "zoo:"
+_WORLD = "world"  # the preset of the built-in models
 
 
 class RecordError(ElevatorError, ValueError):
@@ -59,6 +60,14 @@ class Settings:
         yield "t2v", self.t2v
         for number, (file, _) in enumerate(self.lora):
             yield f"lora {number}", file
+
+    @property
+    def fitting_preset(self) -> str | None:
+        """The preset asked for; for the built-in T2V the one made for it; else the models' own."""
+        from elevator.recipes import PRESETS
+
+        fits = self.t2v == Settings.t2v and _WORLD in PRESETS
+        return self.preset or (_WORLD if fits else None)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def clip(frames: int = 5, height: int = 32, width: int = 48) -> NDArray[Any]:
     return np.stack([np.moveaxis(wave, 2, 0) for wave in waves], -1)
 
 
-def decoded(path: Path) -> NDArray[np.uint8]:
+def decoded(path: Path) -> NDArray[Any]:
     if path.is_dir():
         return np.stack([np.asarray(Image.open(file)) for file in sorted(path.iterdir())])
     if path.suffix == ".mp4":
