@@ -53,7 +53,7 @@ def is_lora(header: Header) -> bool:
 
 def _is_motion(header: Header) -> bool:
     first = re.compile(r"down_blocks\.0\.motion_modules\.0\..*proj_in\.weight")
-    return any(first.fullmatch(key) for key in header) and not is_lora(header)
+    return any(first.fullmatch(key) for key in header)
 
 
 # --- images ---------------------------------------------------------------------------------------

@@ -618,7 +618,12 @@ def test_a_hub_id_has_no_fingerprint(tmp_path: Path) -> None:
 
 
 def test_missing_files_and_hub_ids_that_are_not_here(tmp_path: Path) -> None:
-    for gone in (tmp_path / "gone", tmp_path / "gone.safetensors", "gone.safetensors", "./a/b"):
+    for gone in (
+        tmp_path / "gone",
+        tmp_path / "gone.safetensors",
+        "gone/gone.safetensors",
+        "./a/b",
+    ):
         text = message(gone)
         assert f"{gone} does not exist" in text
         assert "Check the path" in text
