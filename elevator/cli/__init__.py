@@ -116,7 +116,12 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     # No defaults here: --again must know what was given.
     add = parser.add_argument
     add("prompt", nargs="?", metavar="PROMPT", help="what to show")
-    add("-o", "--out", required=True, help=".mp4, .gif, .webp, or no ending for a folder of PNGs")
+    add(
+        "-o",
+        "--out",
+        required=True,
+        help=".mp4, .gif, .webp, or no ending for a folder of PNG files",
+    )
     add("--again", metavar="FILE", help="make the same frames as FILE, which tells how")
     add("--negative", metavar="TEXT", help="what to avoid")
     models = parser.add_argument_group("models (folder, .safetensors file, hub id or zoo:NAME)")

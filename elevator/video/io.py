@@ -60,10 +60,10 @@ def kind_of(path: str | Path) -> Kind:
             return "png"
         case _ if text.endswith(("/", os.sep)):
             return "png"
-    folder = f"; {text[: -len(suffix)]!r} makes a folder of PNGs" if suffix == ".png" else ""
+    folder = f"; {text[: -len(suffix)]!r} makes a folder of PNG files" if suffix == ".png" else ""
     raise VideoError(
         f"cannot write {text}: {suffix} is none of .mp4, .gif, .webp, "
-        f"or no ending for a folder of PNGs{folder}"
+        f"or no ending for a folder of PNG files{folder}"
     )
 
 
@@ -152,7 +152,7 @@ def write_video(
 
     `.mp4` is H.264 in yuv420p, which every player shows; the format knows even sizes only, so an
     odd one repeats its last row or column. `.gif` has 256 colours a frame. `.webp` and a folder of
-    PNGs (a path without ending, or ending in `/`) keep the frames exactly.
+    PNG files (a path without ending, or ending in `/`) keep the frames exactly.
 
     Args:
         frames: PIL images, or an array (F, H, W, 3) of floats in [0, 1] or of bytes.
@@ -204,7 +204,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     if file.is_dir():
         frames = sorted(file.glob("*.png"))
         if not frames:
-            raise VideoError(f"no frames in {file}: give a video or a folder of PNGs")
+            raise VideoError(f"no frames in {file}: give a video or a folder of PNG files")
         file = frames[0]
     if not file.is_file():
         raise VideoError(f"no file {file}: check the name")

@@ -16,7 +16,7 @@ from elevator.video import io
 
 TARGETS = ["clip.mp4", "clip.gif", "clip.webp", "clip", "v1.0/"]
 METADATA = {
-    "prompt": 'ein grüner Ring — "你好"',
+    "prompt": 'grüner Ring — "你好"',
     "seed": 3,
     "scale": [0.5, None],
     "long": "x" * 70_000,
@@ -174,7 +174,7 @@ def test_an_image_carries_metadata(tmp_path: Path) -> None:
     ("name", "fps", "message"),
     [
         ("clip.avi", 8, r"cannot write .*clip.avi: .avi is none of .mp4, .gif, .webp"),
-        ("clip.png", 8, "'.*/clip' makes a folder of PNGs"),
+        ("clip.png", 8, "'.*/clip' makes a folder of PNG files"),
         ("none/clip.mp4", 8, "make the folder .*none first"),
         ("full", 8, "exists and holds other things"),
         ("full.mp4", 8, "it is a folder"),
