@@ -89,13 +89,23 @@ def plan(
     from elevator.attach import check
     from elevator.hosts.coefficients import family_of, run_schedule
     from elevator.hosts.pipeline import frames_per_row, kind_of, latent_shape, network_of
+    from elevator.hosts.scheduler import Engine, problems_of
 
     problems = check(pipeline, hook, frames=frames)
     if problems:
         raise CheckError(problems)
     scheduler = copy.deepcopy(pipeline.scheduler)
-    scheduler.set_timesteps(steps)
+    try:
+        scheduler.set_timesteps(steps)
+    except ValueError as error:
+        raise CheckError(
+            [f"the pipeline's scheduler has no run of {steps} steps: {error}"]
+        ) from error
     schedule, order = run_schedule(scheduler), family_of(scheduler).order
+    host = Engine(scheduler, hook, lambda ndim: "", frames, KeyedNoise).host(steps=len(schedule))
+    problems = tuple(problems_of(hook, host))
+    if problems:
+        raise CheckError(problems)
     shape = (clips, *latent_shape(pipeline, frames, height, width))
     meta = torch.device("meta")
     run = Run(schedule, shape, meta, torch.float32, KeyedNoise())
@@ -123,7 +133,7 @@ def plan(
                 _, state = hook.finish(clean, torch.empty_like(blank), step, state)
             except ElevatorError:
                 raise
-            except (RuntimeError, NotImplementedError) as error:
+            except (RuntimeError, NotImplementedError, TypeError) as error:
                 raise CheckError(
                     [
                         f"{hook!r} looks at the values of a latent, so its calls cannot be "

@@ -17,9 +17,9 @@ from typing import ClassVar, Literal, final
 import torch
 
 from elevator.denoise import Denoiser
-from elevator.errors import HookError
 from elevator.hook import Hook, Host, Run, Step
 from elevator.latent import Latent
+from elevator.level import Level
 from elevator.samplers.ddim import DDIM, Solver
 from elevator.schedule import Schedule
 
@@ -92,9 +92,11 @@ class SDEdit(Hook[Schedule]):
             return clean, state
         levels = state
         if self.match == "timestep":
-            if step.level.timestep is None:
-                raise HookError("SDEdit matches by timestep, but the host's level has none")
-            start = self.denoiser.schedule.at(step.level.timestep)
+            # The step's own timestep: both calls of a second-order host start at one level.
+            start = self.denoiser.schedule.at(step.run.schedule.timesteps[step.index])
+            if levels.space != self.denoiser.schedule.space:  # e.g. Euler walks unscaled latents
+                scale = levels.scale(start)
+                start = Level(start.alpha * scale, start.sigma * scale, start.timestep)
         else:
             start = levels[step.index]
         noisy = start.alpha * clean + start.sigma * step.draw("sdedit")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.builders import scheduler_of
+from tests.builders import ddim
 
 __all__ = ["FRAMES", "RENOISABLE", "SECOND_ORDER", "Loop", "scheduler_for"]
 
@@ -33,10 +33,14 @@ SECOND_ORDER = (
 
 
 def scheduler_for(name: str, **config: Any) -> Any:
-    """`scheduler_of`, without the clipping some classes have by default."""
-    if not name.startswith("FlowMatch"):
-        config = {"clip_sample": False, **config}
-    return scheduler_of(name, **config)
+    """Any scheduler on Stable Diffusion's schedule, without the clipping some have by default."""
+    import diffusers
+
+    cls = getattr(diffusers, name)
+    if name.startswith("FlowMatch"):
+        return cls(**config)
+    # By keyword: what DDIM's own config marks as a default would be dropped from a dictionary.
+    return cls.from_config(ddim().config, **{"clip_sample": False, **config})
 
 
 def shrink(noisy: Tensor, timestep: Tensor) -> Tensor:
