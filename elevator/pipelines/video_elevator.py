@@ -171,7 +171,12 @@ class VideoElevatorPipeline(
 
         The T2I samples with DDIM, as in the paper; set `pipe.scheduler` for another solver.
         """
-        problems = tuple(same_latent_space(t2i, t2v))
+        problems = list(same_latent_space(t2i, t2v))
+        if "beta_schedule" not in t2i.scheduler.config:
+            problems.append(
+                f"the T2I comes with a {type(t2i.scheduler).__name__}, whose noise levels DDIM "
+                "cannot walk; give a model trained on a beta schedule (Stable Diffusion's family)"
+            )
         if problems:
             raise CheckError(problems)
         scheduler = DDIMScheduler.from_config(
@@ -228,7 +233,8 @@ class VideoElevatorPipeline(
         """Name of the preset that fits the T2V."""
         if type(self.video_scheduler).__name__ == "LCMScheduler":
             return "animatelcm"
-        return "lavie" if self.video_scheduler.config.beta_schedule == "linear" else "zeroscope"
+        linear = self.video_scheduler.config.get("beta_schedule") == "linear"
+        return "lavie" if linear else "zeroscope"
 
     def recipe(
         self,

@@ -355,3 +355,10 @@ def test_loading_needs_both_models(tmp_path: Path) -> None:
         el.VideoElevatorPipeline.from_pretrained(t2i=tmp_path)
     with pytest.raises(el.CheckError, match="not both at once"):
         el.VideoElevatorPipeline.from_pretrained(tmp_path, t2i=tmp_path)
+
+
+def test_a_t2i_on_another_kind_of_schedule(texts: dict[str, Any]) -> None:
+    t2i, t2v = _pair(texts)
+    t2i.scheduler = scheduler_of("FlowMatchEulerDiscreteScheduler")
+    with pytest.raises(el.CheckError, match="FlowMatchEulerDiscreteScheduler, whose noise levels"):
+        el.VideoElevatorPipeline.from_pipelines(t2i, t2v)
