@@ -45,19 +45,18 @@ def network_of(pipeline: Any) -> nn.Module | None:
     """The denoising network of a pipeline (`unet` or `transformer`)."""
     # Not `or`: the truth of a compiled network is its length, which it has not.
     for name in ("unet", "transformer"):
-        network = getattr(pipeline, name, None)
+        network: Any = getattr(pipeline, name, None)
         if isinstance(network, nn.Module):
             return network
     return None
 
 
-def kind_of(network: nn.Module | None) -> type:
+def kind_of(network: Any) -> type:
     """The class of a network, also of one wrapped by `torch.compile`."""
     from diffusers.utils.torch_utils import is_compiled_module
 
-    if network is not None and is_compiled_module(network):
-        network = network._orig_mod
-    return type(network)
+    compiled = network is not None and is_compiled_module(network)
+    return type(network._orig_mod if compiled else network)
 
 
 def knows_its_frames(pipeline: Any) -> bool:

@@ -11,9 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from elevator.combine import stateless
+from elevator.hook import Hook, Step
+from elevator.latent import Latent
 from tests.builders import ddim
 
-__all__ = ["FRAMES", "RENOISABLE", "SECOND_ORDER", "Loop", "scheduler_for"]
+__all__ = ["FRAMES", "RENOISABLE", "SECOND_ORDER", "Loop", "looking", "scheduler_for"]
 
 FRAMES = 3
 
@@ -41,6 +44,16 @@ def scheduler_for(name: str, **config: Any) -> Any:
         return cls(**config)
     # By keyword: what DDIM's own config marks as a default would be dropped from a dictionary.
     return cls.from_config(ddim().config, **{"clip_sample": False, **config})
+
+
+def looking(see: Callable[[Latent, Step], object]) -> Hook[Any]:
+    """A hook that only looks."""
+
+    def look(clean: Latent, step: Step) -> Latent:
+        see(clean, step)
+        return clean
+
+    return stateless(look)
 
 
 def shrink(noisy: Tensor, timestep: Tensor) -> Tensor:

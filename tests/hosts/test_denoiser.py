@@ -17,7 +17,7 @@ from elevator.latent import current_frames
 from elevator.level import Level
 from elevator.schedule import Schedule
 from tests.builders import ddim, make_latent, sample, tiny_animatediff, tiny_sd, tiny_text_to_video
-from tests.hosts.loops import scheduler_for
+from tests.hosts.loops import looking, scheduler_for
 
 EMBEDS = make_latent((2, 5, 16), 7)
 SHAPE = (1, 4, 3, 8, 8)
@@ -53,7 +53,7 @@ def test_guidance_is_the_formula_on_two_separate_calls(build: Callable[[], Any])
 @pytest.mark.parametrize("build", BUILDS)
 def test_it_predicts_what_the_pipeline_does(build: Callable[[], Any]) -> None:
     pipe, seen = build(), []
-    hook = el.stateless(lambda clean, step: seen.append(step) or clean)
+    hook = looking(lambda clean, step: seen.append(step))
     with el.attach(pipe, hook, frames=3):
         sample(pipe, steps=2, guidance=2.0)
     own = _make(pipe, 2.0)

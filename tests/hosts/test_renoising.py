@@ -12,9 +12,15 @@ import elevator as el
 from elevator.errors import CheckError
 from elevator.hook import Run, Step
 from elevator.hosts import scheduler as seam
-from elevator.hosts.coefficients import level_of_call, position_of_call, supported_schedulers
+from elevator.hosts.coefficients import (
+    family_of,
+    level_of_call,
+    position_of_call,
+    run_schedule,
+    supported_schedulers,
+)
 from elevator.latent import Latent
-from elevator.level import Level, Prediction, write_clean
+from elevator.level import Level, Parametrisation, Prediction, write_clean
 from elevator.renoise import Renoise
 from elevator.samplers import DDIMInversion
 from elevator.schedule import Schedule
@@ -59,7 +65,9 @@ def _oracle(scheduler: Any, before: float, after: float) -> Callable[[Tensor, Te
         here = position_of_call(scheduler, timestep)
         level = level_of_call(scheduler, here, timestep)
         target = torch.full_like(scaled, before if position <= SWAP else after)
-        kind = "flow_prediction" if scheduler.config.get("use_flow_sigmas") else "epsilon"
+        kind: Parametrisation = (
+            "flow_prediction" if scheduler.config.get("use_flow_sigmas") else "epsilon"
+        )
         return write_clean(target[None], scaled[None], level, kind)[0].float()
 
     return model
@@ -71,7 +79,7 @@ def _next_states(name: str, config: dict[str, Any]) -> tuple[list[Tensor], list[
     hook = el.renoise(el.at({SWAP}, el.stateless(_nudge)), _Swap())
     with el.attach(loop, hook, frames=FRAMES):
         latents = loop(STEPS, model=_oracle(loop.scheduler, -0.5, 0.75))
-    schedule: Schedule = seam.run_schedule(loop.scheduler)
+    schedule: Schedule = run_schedule(loop.scheduler)
     return latents[SWAP + 1 :], [schedule[i] for i in range(SWAP + 1, STEPS + 1)]
 
 
@@ -105,7 +113,7 @@ def test_a_rule_that_leaves_the_latent_leaves_the_history(name: str) -> None:
     """A rule that has nothing to say is invisible, to the last bit."""
     plain = Loop(scheduler_for(name))(6)
     loop = Loop(scheduler_for(name))
-    renoisable = seam.family_of(loop.scheduler).renoisable
+    renoisable = family_of(loop.scheduler).renoisable
     hook = el.renoise(el.when(lambda step: False, el.stateless(_nudge)), _Swap())
     if not renoisable:
         with (
@@ -195,13 +203,18 @@ def test_an_extra_hook_never_sets_the_re_noising_off(place: str) -> None:
 
 def test_two_rules_on_one_step_are_refused_before_the_first_step() -> None:
     loop, calls = Loop(scheduler_for("DDIMScheduler")), []
+
+    def model(scaled: Tensor, timestep: Tensor) -> Tensor:
+        calls.append(1)
+        return scaled
+
     one = el.renoise(el.at({1, 3}, el.stateless(_nudge)), el.KeepNoise())
     two = el.renoise(el.at({3}, el.stateless(_nudge)), el.FreshNoise())
     with (
         pytest.raises(CheckError, match=r"KeepNoise and FreshNoise both re-noise at steps \[3\]"),
         el.attach(loop, el.chain(one, two), frames=FRAMES),
     ):
-        loop(6, model=lambda scaled, timestep: calls.append(1) or scaled)
+        loop(6, model=model)
     assert not calls
     assert type(loop.scheduler).step.__qualname__.startswith("DDIMScheduler")
     assert "_elevator_engine" not in vars(loop.scheduler)

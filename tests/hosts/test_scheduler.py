@@ -1,5 +1,6 @@
 """Every scheduler on the allow-list, with a hook inside a hand-written loop."""
 
+from itertools import pairwise
 from typing import Any, final
 
 import pytest
@@ -156,12 +157,13 @@ def test_a_constant_estimate_is_where_it_ends(
 ) -> None:
     loop = Loop(scheduler_for(name, **config))
     with attach(loop, stateless(_constant), frames=FRAMES):
-        latents = loop(6, **options)
+        latents = loop(5, **options)
     if name.startswith(("DDIM", "CogVideoX")) and not config.get("set_alpha_to_one"):
         # The run ends a hair above no noise, and what is left of it is the first step's.
         product = loop.scheduler.final_alpha_cumprod
         assert product < 1
-        if options:
+        # With eta there is new noise; on linspace DDIM steps past the levels it visits.
+        if options or config.get("timestep_spacing") == "linspace":
             return
         first = loop.scheduler.alphas_cumprod[loop.scheduler.timesteps[0]]
         noise = (latents[0] - first**0.5 * TARGET) / (1 - first) ** 0.5
@@ -214,8 +216,8 @@ def test_levels_clean_and_noise_agree(
         torch.testing.assert_close(again / size, step.noisy / size, rtol=0.0, atol=1e-5)
         assert step.noisy.shape == step.run.shape == (2, 4, FRAMES, 4, 6)
     firsts = watch.steps[::order]
-    assert all(step.next.sigma < step.level.sigma for step in firsts)
-    for one, other in zip(firsts, firsts[1:], strict=False):
+    assert all(step.next.sigma <= step.level.sigma for step in firsts)
+    for one, other in pairwise(firsts):
         assert torch.allclose(one.next.sigma, other.level.sigma)
         assert one.next.timestep == other.level.timestep
 
@@ -226,9 +228,7 @@ def test_starting_in_the_middle(name: str) -> None:
     loop, watch = Loop(scheduler_for(name)), Watch()
     with attach(loop, watch.hook, frames=FRAMES):
         assert _same(loop(6, begin=2), plain)
-    assert [step.index for step in watch.steps if step.level.timestep == step.level.timestep][
-        0
-    ] == 2
+    assert watch.steps[0].index == 2
     assert watch.steps[-1].index == 5
     loop = Loop(scheduler_for(name))
     with attach(loop, stateless(_constant), frames=FRAMES):
@@ -322,7 +322,7 @@ def test_an_inverted_flow_is_refused() -> None:
 def test_an_unknown_prediction_type_is_refused() -> None:
     loop = Loop(scheduler_for("DDIMScheduler", prediction_type="original"))
     with (
-        pytest.raises(CheckError, match="'original'.*expected one of epsilon"),
+        pytest.raises(CheckError, match=r"'original'.*expected one of epsilon"),
         attach(loop, identity(), frames=FRAMES),
     ):
         pass

@@ -84,7 +84,7 @@ def test_there_and_back_is_exact_for_a_network_that_ignores_its_input(
     torch.testing.assert_close(_resample(fixed, noisy, schedule), clean, rtol=1e-4, atol=1e-4)
 
 
-@given(seed=st.integers(0, 9), gain=st.floats(0.1, 0.7))
+@given(seed=st.integers(0, 9), gain=st.sampled_from([0.1, 0.4, 0.7]))
 def test_otherwise_it_comes_closer_with_more_steps(seed: int, gain: float) -> None:
     fake, clean = FakeDenoiser(gain), make_latent((1, 4, 2, 3, 3), seed)
     errors = []
@@ -93,7 +93,7 @@ def test_otherwise_it_comes_closer_with_more_steps(seed: int, gain: float) -> No
         noisy = _invert(fake, clean, schedule, index=middle - 1)
         back = _resample(fake, noisy, schedule, first=middle)
         errors.append(float((back - clean).abs().mean()))
-    assert errors[0] > errors[1] > errors[2]
+    assert errors[0] > 2 * errors[1] > 4 * errors[2]
 
 
 @pytest.mark.parametrize("calls", [1, 2, 3, 5, 8, 9, 20, None])
@@ -159,7 +159,11 @@ def test_the_correction_makes_the_host_retrace_the_inversion() -> None:
 def test_reuse_saves_one_call_and_changes_nothing() -> None:
     pipe = tiny_sd(ddim())
     embeds = make_latent((2, 5, 16), 7)
-    host = {"prompt_embeds": embeds[:1], "negative_prompt_embeds": embeds[1:], "guidance": 1}
+    host: dict[str, Any] = {
+        "prompt_embeds": embeds[:1],
+        "negative_prompt_embeds": embeds[1:],
+        "guidance": 1,
+    }
     correct = el.denoiser(pipe, name="correct", **host)
     invert = el.denoiser(
         pipe, prompt_embeds=embeds[1:], negative_prompt_embeds=embeds[1:], guidance=1, name="invert"
