@@ -54,7 +54,7 @@ def _invert(
 ) -> Latent:
     """From a clean latent up to the level after step `index`."""
     rule, run = DDIMInversion(denoiser, calls=calls), make_run(schedule=schedule)
-    latent, _ = rule.update(clean, make_latent(), make_step(run, index), rule.init(run))
+    latent, _ = rule.update(clean, 0 * clean, make_step(run, index), rule.init(run))
     return latent
 
 
@@ -103,7 +103,7 @@ def test_a_ladder_of_calls_ends_at_the_next_level(calls: int | None, index: int)
     fixed = Fixed(make_latent(seed=1))
     rule, run = DDIMInversion(fixed, calls=calls), make_run(schedule=schedule)
     clean = make_latent(seed=2)
-    latent, _ = rule.update(clean, make_latent(), make_step(run, index), rule.init(run))
+    latent, _ = rule.update(clean, 0 * clean, make_step(run, index), rule.init(run))
     above = len(schedule) - 1 - index
     told = [float(level.timestep) for level in fixed.levels if level.timestep is not None]
     assert len(told) == (above if calls is None else min(calls, above))
