@@ -42,7 +42,7 @@ class Parts:
         return self.vae.device
 
     @torch.no_grad()
-    def latents(self, frames: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    def latents(self, frames: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c hl wl"]:
         """Frames in [0, 1] as latents of about unit spread."""
         code = self.vae.encode((frames * 2 - 1).to(self.device)).latent_dist.mean
         return code * self.vae.config.scaling_factor
@@ -153,7 +153,7 @@ class Filming:
             if isinstance(module, TransformerTemporalModel):
                 nn.init.zeros_(module.proj_out.weight)
                 nn.init.zeros_(module.proj_out.bias)
-        self.parts, self.weights, self.batch = parts, unet, batch
+        self.parts, self.weights, self.batch = parts, unet.eval(), batch  # eval: without dropout
 
     def loss(self, step: int, generator: torch.Generator) -> Tensor:
         """Error of the predicted v on a batch of clips."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -44,8 +45,17 @@ def write(folder: Path, parts: Parts, unet: nn.Module) -> None:
             given |= {"safety_checker": None, "feature_extractor": None}
             pipe = StableDiffusionPipeline(**given, requires_safety_checker=False)
         pipe.save_pretrained(aside)
+    for file in aside.rglob("*config.json"):
+        _forget_origin(file)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
+
+
+def _forget_origin(file: Path) -> None:
+    """Take out of a configuration where on this machine its part was loaded from."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read(folder: Path, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from elevator import world
-from elevator.zoo import networks, pipelines, tokenizer
+from elevator.zoo import networks, path, pipelines, tokenizer
 from elevator.zoo.diffusion import Filming, Painting, Parts
 from elevator.zoo.loop import Average, Progress, Rates, Task, fit, report
 from elevator.zoo.vae import Autoencoding, Stage, save
@@ -35,7 +35,7 @@ STAGES = (
 )
 """Training of the autoencoder: whole frames, in the end with weight on their colours, then crops of
 the objects, where it learns fastest, then whole frames again."""
-JOINT = 0.2
+JOINT = 0.16
 """Part of the T2I's training in which the text encoder learns too; the T2V starts from there."""
 
 
@@ -58,8 +58,8 @@ class Recipe:
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
-        "t2i": Recipe(6000, 16, Rates(1.5e-3), "vae"),
-        "t2v": Recipe(2000, 2, Rates(7e-4), "t2i-start"),
+        "t2i": Recipe(7500, 16, Rates(1.5e-3), "vae"),
+        "t2v": Recipe(3700, 2, Rates(1.2e-3), "t2i-start"),
         "t2i-ink": Recipe(1000, 16, Rates(5e-4, average=0.99), "t2i"),
     }
 )
@@ -188,18 +188,14 @@ def _autoencoder(folder: Path) -> AutoencoderKL:
     """The finished autoencoder, or else an early one: both encode alike."""
     from diffusers import AutoencoderKL
 
-    sources = (folder / "vae", folder / "vae-start", _committed("t2i") / "vae")
+    sources = (folder / "vae", folder / "vae-start", path("t2i") / "vae")
     source = next((s for s in sources if s.exists()), sources[-1])
     return AutoencoderKL.from_pretrained(source, torch_dtype=torch.float32)
 
 
 def _pipeline(needs: str, folder: Path) -> DiffusionPipeline:
     source = folder / needs
-    return pipelines.read(source if source.exists() else _committed("t2i"))
-
-
-def _committed(name: str) -> Path:
-    return Path(__file__).parent / "weights" / name
+    return pipelines.read(source if source.exists() else path("t2i"))
 
 
 def _snapshot(folder: Path, parts: Parts) -> Callable[[dict[str, torch.Tensor]], None]:
