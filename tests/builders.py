@@ -12,7 +12,7 @@ import torch
 from hypothesis import settings
 from torch import Tensor, nn
 
-from elevator.denoiser import Call, record_call
+from elevator.denoise import Call, record_call
 from elevator.hook import Hook, Run, Step
 from elevator.latent import Latent
 from elevator.level import Level, Prediction

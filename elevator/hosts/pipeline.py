@@ -55,8 +55,9 @@ def kind_of(network: Any) -> type:
     """The class of a network, also of one wrapped by `torch.compile`."""
     from diffusers.utils.torch_utils import is_compiled_module
 
-    compiled = network is not None and is_compiled_module(network)
-    return type(network._orig_mod if compiled else network)
+    if network is not None and is_compiled_module(network):
+        return type(network._orig_mod)
+    return type(network)
 
 
 def knows_its_frames(pipeline: Any) -> bool:

@@ -108,7 +108,7 @@ class VideoElevatorPipeline(
         self.video_processor = VideoProcessor(vae_scale_factor=self.vae_scale_factor)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         cls,
         pretrained_model_name_or_path: str | Path | None = None,
         *,
@@ -436,6 +436,7 @@ class VideoElevatorPipeline(
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
         )
+        assert against is not None  # guidance was asked for
         if latents is None:
             shape = (
                 clips,

@@ -32,9 +32,11 @@ class Task(Protocol):
     @property
     def weights(self) -> nn.Module:
         """The weights; they stay where they are while they are trained."""
+        ...
 
     def loss(self, step: int, generator: torch.Generator) -> Tensor:
         """The loss of a step, all of whose random draws come from `generator` (on the CPU)."""
+        ...
 
     def after(self, step: int, average: dict[str, Tensor]) -> None:
         """Called when `step` steps are done, with the moving average of the weights."""

@@ -137,6 +137,7 @@ def _train_vae(
     """Train the autoencoder stage by stage; `steps` are shared out as in `STAGES`."""
     share = steps / sum(stage.steps for stage in STAGES) if steps else 1.0
     weights: dict[str, Tensor] = {}
+    average: Average = {}
     for i, stage in enumerate(STAGES):
         stage = replace(stage, steps=max(1, round(share * stage.steps)), batch=batch or stage.batch)
         task = Autoencoding(
@@ -146,8 +147,9 @@ def _train_vae(
             task.weights.load_state_dict(weights)
         average = run(task, stage.rates, stage.steps, seed + i, f"vae-{i + 1}")
         weights = task.weights.state_dict()
-    task.weights.load_state_dict(average)
-    save(task.weights, folder / "vae", seed)
+    trained = networks.vae()
+    trained.load_state_dict(average)
+    save(trained.to(device), folder / "vae", seed)
     return folder / "vae"
 
 

@@ -325,7 +325,7 @@ def test_compiled_networks(mode: str) -> None:
     found, latents = _unconditional(pipe)
     assert len(found) == 2
     torch.testing.assert_close(latents, plain)
-    assert not pipe.unet._forward_hooks
+    assert not vars(pipe.unet)["_forward_hooks"]
 
 
 def test_a_network_called_once_per_prompt_does_not_tell() -> None:

@@ -149,6 +149,7 @@ def test_cross_attention_is_left_alone(fresh_unet: Any) -> None:
 def test_keys_and_values_are_projected_for_attended_frames_only(keys: Any, rows: int) -> None:
     net, seen = Layers(), []
     for projection in (net.attn.to_k, net.attn.to_v):
+        assert projection is not None
         projection.register_forward_hook(lambda m, args, out: seen.append(out.numel() // (9 * 16)))
     with CrossFrameAttention(keys).apply(net), publish_frames(4):
         net(make_latent((8, 9, 16)))
