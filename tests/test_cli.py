@@ -217,7 +217,7 @@ def test_the_first_command_of_the_readme_works_and_can_be_made_again(
         ([PROMPT, "--t2i", "models/stranger"], "different latent spaces"),
         (
             [PROMPT, "--t2i", "models/t2i-odd"],
-            "t2i-odd comes with a FlowMatchEulerDiscreteScheduler",
+            "the T2I comes with a FlowMatchEulerDiscreteScheduler",
         ),
         ([PROMPT, "--t2v", "models/t2v-odd"], "t2v-odd comes with a PNDMScheduler"),
         ([PROMPT, "--lora", "none.safetensors:0.5"], "none.safetensors does not exist"),
@@ -346,7 +346,13 @@ def test_ctrl_c_leaves_nothing(
 def test_a_real_ctrl_c_leaves_nothing(models: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "elevator", "generate", PROMPT, "-o", "ring.mp4"]
     command += ["--t2i", str(models / "t2i"), "--t2v", str(models / "t2v"), "--steps", "900"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as process:
+
+    def heed() -> None:  # a background job of a shell ignores SIGINT, and so would its children
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, preexec_fn=heed
+    ) as process:
         assert process.stderr is not None
         heard = b""
         while b"/900" not in heard:  # the bar has begun

@@ -121,9 +121,13 @@ def test_shapes_are_checked_while_testing(tmp_path: Path) -> None:
         "    with pytest.raises(Exception, match='same'):\n"
         "        same(torch.ones(2))\n"
     )
+    for name in ("typechecker.py", "conftest.py"):
+        (tmp_path / "tests").mkdir(exist_ok=True)
+        (tmp_path / "tests" / name).write_bytes((ROOT / "tests" / name).read_bytes())
+    (tmp_path / "test_shapes.py").rename(tmp_path / "tests" / "test_shapes.py")
     (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_shapes.py"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_shapes.py"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
