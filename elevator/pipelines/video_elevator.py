@@ -129,7 +129,7 @@ class VideoElevatorPipeline(
                 then nothing else is needed.
             t2i: hub id, local folder, single `.safetensors` file, or a `StableDiffusionPipeline`.
             t2v: hub id or local folder of a text-to-video or AnimateDiff pipeline or of a motion
-                adapter, or such a pipeline.
+                adapter, a single `.safetensors` file of a motion adapter, or such a pipeline.
             dtype: dtype of the weights.
             lora: LoRA files for the T2I, each a path or `(path, scale)`.
             textual_inversion: embeddings for the T2I, each a path or `(path, token)`.

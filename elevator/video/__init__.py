@@ -1,1 +1,1 @@
-"""Files, windows and jobs: video in and out."""
+"""Videos to files, and back to how they were made."""
