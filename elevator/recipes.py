@@ -66,11 +66,18 @@ PRESETS: dict[str, Preset] = {
 `world` for the built-in models."""
 
 
-def preset_for(name: str) -> Preset:
-    """A preset by name."""
+def preset_for(name: str | Preset) -> Preset:
+    """A preset by name; numbers of one's own pass through."""
+    if isinstance(name, Preset):
+        return name
     if name not in PRESETS:
         raise CheckError([f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}"])
     return PRESETS[name]
+
+
+FAST_INVERSION_CALLS = 6
+"""Network calls per inversion where `fast` is set: the most that keeps every published preset under
+half of the reference's T2I work. `benchmarks/videoelevator.py` measures what it costs."""
 
 
 def videoelevator(
@@ -78,12 +85,13 @@ def videoelevator(
     invert: Denoiser,
     correct: Denoiser | None = None,
     *,
-    steps: int = 50,
-    refine: Sequence[int] = (45, 35, 25, 15),
-    t2v_steps: int = 8,
+    preset: str | Preset = "zeroscope",
+    steps: int | None = None,
+    refine: Sequence[int] | None = None,
+    t2v_steps: int | None = None,
     lowpass: Hook[Any] | None = None,
     solver: Solver | None = None,
-    inversion_calls: int | None = None,
+    fast: bool = False,
     patches: Sequence[Patch] = (CrossFrameAttention(),),
 ) -> Recipe:
     r"""VideoElevator (Zhang et al. 2024, arXiv 2403.05438, section 3), to attach to a T2I.
@@ -97,37 +105,47 @@ def videoelevator(
         t2v: the text-to-video model with the prompt, guidance inside.
         invert: the T2I as used for inversion: negative prompt, guidance 1.
         correct: the T2I as used for the correction: prompt, guidance 1. None: no correction.
+        preset: the numbers to start from; arguments given beside it override them.
         steps: num_inference_steps of the run this will be attached to.
-        refine: refinement points as *steps remaining*, from `steps` (first) to 1 (last).
-        t2v_steps: T2V network calls per refinement.
-        lowpass: the filter, applied at every refinement but the last, as published; None: gaussian
-            with stop frequencies 0.4 in time and 1.0 in space; `identity()` for none.
+        refine: refinement points as *steps remaining*, from `steps` (first) to 1 (last); by default
+            the preset's, scaled to `steps`.
+        t2v_steps: T2V network calls per refinement, >= 0.
+        lowpass: the filter, applied at every refinement but the last, as published; `identity()`
+            for none.
         solver: makes the T2V's steps; DDIM by default, `LCM()` for consistency models.
-        inversion_calls: at most this many network calls per inversion (excludes `correct`); None
-            visits every level.
+        fast: few network calls per inversion and no correction.
         patches: changes inside the T2I; `()` leaves frames independent.
 
     Raises:
-        CheckError: a refinement point lies outside the run.
+        CheckError: the preset is unknown, or a number lies out of its range.
     """
-    points = sorted(set(refine), reverse=True)
+    numbers = preset_for(preset)
+    steps = numbers.steps if steps is None else steps
+    calls = numbers.t2v_steps if t2v_steps is None else t2v_steps
+    points = sorted(set(numbers.refine_at(steps) if refine is None else refine), reverse=True)
+    problems = []
     outside = [point for point in points if not 1 <= point <= steps]
     if outside:
-        raise CheckError(
-            [
-                f"refinement points {outside} lie outside a run of {steps} steps; they count the "
-                f"steps remaining, from {steps} (first step) to 1 (last)"
-            ]
+        problems.append(
+            f"refinement points {outside} lie outside a run of {steps} steps; they count the "
+            f"steps remaining, from {steps} (first step) to 1 (last)"
         )
+    if calls < 0:
+        problems.append(f"t2v_steps is {calls}, but must be 0 or more")
+    if problems:
+        raise CheckError(problems)
     if not points:
         return Recipe(identity(), tuple(patches))
     indices = [steps - point for point in points]
     if lowpass is None:
-        lowpass = LowPass("gaussian", temporal=0.4, spatial=1.0)
+        lowpass = LowPass("gaussian", temporal=numbers.temporal, spatial=numbers.spatial)
     refinement = chain(
         at(indices[:-1], lowpass) if len(indices) > 1 else identity(),
-        at(indices, SDEdit(t2v, t2v_steps, solver or DDIM())),
+        at(indices, SDEdit(t2v, calls, solver or DDIM())),
     )
-    # The host's own call holds the correction's prediction right after a refinement.
-    rule = DDIMInversion(invert, correct, calls=inversion_calls, reuse=correct is not None)
+    if fast:
+        rule = DDIMInversion(invert, calls=FAST_INVERSION_CALLS)
+    else:
+        # The host's own call holds the correction's prediction right after a refinement.
+        rule = DDIMInversion(invert, correct, reuse=correct is not None)
     return Recipe(renoise(refinement, rule), tuple(patches))

@@ -161,6 +161,16 @@ class KeepNoise(Renoise[tuple[()]]):
     (Upscale-A-Video, arXiv 2312.06640, section 3.3).
     """
 
+    paper: ClassVar[str | None] = """@inproceedings{zhou2024upscaleavideo,
+  title={Upscale-A-Video: Temporal-Consistent Diffusion Model for Real-World Video
+         Super-Resolution},
+  author={Zhou, Shangchen and Yang, Peiqing and Wang, Jianyi and Luo, Yihang and
+          Loy, Chen Change},
+  booktitle={IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year={2024},
+  eprint={2312.06640},
+}"""
+
     def update(
         self, clean: Latent | None, proposed: Latent, step: Step, state: tuple[()]
     ) -> tuple[Latent, tuple[()]]:

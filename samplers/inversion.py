@@ -55,7 +55,16 @@ class DDIMInversion(Renoise[_Trail]):
     calls: int | None = None
     reuse: bool = False
 
-    paper: ClassVar[str | None] = """@inproceedings{song2021denoising,
+    paper: ClassVar[str | None] = """@article{zhang2024videoelevator,
+  title = {VideoElevator: Elevating Video Generation Quality with Versatile Text-to-Image
+           Diffusion Models},
+  author = {Zhang, Yabo and Wei, Yuxiang and Lin, Xianhui and Hui, Zheng and Ren, Peiran and
+            Xie, Xuansong and Ji, Xiangyang and Zuo, Wangmeng},
+  journal = {arXiv preprint arXiv:2403.05438},
+  year = {2024}
+}
+
+@inproceedings{song2021denoising,
   title={Denoising Diffusion Implicit Models},
   author={Song, Jiaming and Meng, Chenlin and Ermon, Stefano},
   booktitle={International Conference on Learning Representations},

@@ -51,3 +51,16 @@ def test_entries_are_whole() -> None:
     for entry in text.split("\n\n"):
         assert entry.startswith("@")
         assert entry.endswith("}")
+
+
+def test_videoelevator_cites_itself_and_what_it_is_made_of() -> None:
+    from elevator.models.inflate import CrossFrameAttention
+
+    hook = el.renoise(SDEdit(FakeDenoiser(), 1), DDIMInversion(FakeDenoiser()))
+    keys = [
+        line.split("{")[1].rstrip(",")
+        for line in el.cite(hook, [CrossFrameAttention()]).splitlines()
+        if line.startswith("@")
+    ]
+    assert keys.count("zhang2024videoelevator") == 1
+    assert "khachatryan2023text2videozero" in keys

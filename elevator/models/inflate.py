@@ -69,6 +69,7 @@ class CrossFrameAttention(Patch):
   journal = {arXiv preprint arXiv:2403.05438},
   year = {2024}
 }
+
 @article{khachatryan2023text2videozero,
   title = {Text2Video-Zero: Text-to-Image Diffusion Models are Zero-Shot Video Generators},
   author = {Khachatryan, Levon and Movsisyan, Andranik and Tadevosyan, Vahram and

@@ -28,14 +28,13 @@ from torch import Tensor
 from elevator.attach import attach
 from elevator.combine import chain
 from elevator.errors import CheckError
-from elevator.filters import LowPass
 from elevator.hook import Hook
 from elevator.hosts.checkpoints import load_t2i, load_t2v, same_latent_space
 from elevator.hosts.denoiser import denoiser
 from elevator.hosts.pipeline import quiet_deprecation
 from elevator.latent import Latent
 from elevator.plan import Plan, plan
-from elevator.recipes import PRESETS, Preset, Recipe, preset_for, videoelevator
+from elevator.recipes import Preset, Recipe, preset_for, videoelevator
 from elevator.samplers import DDIM, LCM, mixed_noise
 
 __all__ = ["VideoElevatorOutput", "VideoElevatorPipeline"]
@@ -242,7 +241,6 @@ class VideoElevatorPipeline(
         negative_prompt: str | list[str] | None = None,
         *,
         num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
         video_guidance_scale: float | None = None,
         preset: str | Preset | None = None,
         refine: Sequence[int] | None = None,
@@ -258,71 +256,78 @@ class VideoElevatorPipeline(
     ) -> Recipe:
         """The hook and the patches a call with these arguments attaches; see `__call__`."""
         numbers = self._preset(preset)
-        steps = num_inference_steps or numbers.steps
-        if prompt is None and (prompt_embeds is None or video_prompt_embeds is None):
+        clips, negatives = self._texts(prompt, negative_prompt, prompt_embeds)
+        if prompt is None and video_prompt_embeds is None:
             raise CheckError(
-                ["give a prompt, or prompt_embeds for the T2I and video_prompt_embeds for the T2V"]
+                ["prompt_embeds reach only the T2I; give video_prompt_embeds=... for the T2V too"]
             )
-        if negative_prompt is None:
-            negative_prompt = [""] * len(prompt) if isinstance(prompt, list) else ""
         t2i, lcm = self.t2i, type(self.video_scheduler).__name__ == "LCMScheduler"
         composed = videoelevator(
             denoiser(
                 self.t2v,
                 None if video_prompt_embeds is not None else prompt,
                 guidance=_or(video_guidance_scale, numbers.video_guidance),
-                negative_prompt=negative_prompt,
+                negative_prompt=negatives if clips > 1 else negatives[0],
                 prompt_embeds=video_prompt_embeds,
                 negative_prompt_embeds=negative_video_prompt_embeds,
                 name="T2V",
             ),
             denoiser(
                 t2i,
-                None if negative_prompt_embeds is not None else negative_prompt,
+                None if negative_prompt_embeds is not None else negatives,
                 guidance=1,
                 prompt_embeds=negative_prompt_embeds,
                 name="T2I inversion",
             ),
-            None
-            if fast
-            else denoiser(
+            denoiser(
                 t2i,
                 None if prompt_embeds is not None else prompt,
                 guidance=1,
                 prompt_embeds=prompt_embeds,
                 name="T2I correction",
             ),
-            steps=steps,
-            refine=numbers.refine_at(steps) if refine is None else refine,
-            t2v_steps=_or(t2v_steps, numbers.t2v_steps),
-            lowpass=lowpass
-            or LowPass("gaussian", temporal=numbers.temporal, spatial=numbers.spatial),
+            preset=numbers,
+            steps=num_inference_steps,
+            refine=refine,
+            t2v_steps=t2v_steps,
+            lowpass=lowpass,
             solver=LCM() if lcm else DDIM(eta),
-            inversion_calls=FAST_INVERSION_CALLS if fast else None,
+            fast=fast,
         )
         if hook is not None:
             return Recipe(chain(composed.hook, hook), composed.patches)
         return composed
 
-    def plan(self, prompt: str | list[str], *, num_frames: int | None = None, **call: Any) -> Plan:
+    def plan(
+        self,
+        prompt: str | list[str] | None = None,
+        *,
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        guidance_scale: float | None = None,
+        **call: Any,
+    ) -> Plan:
         """How many network calls a call with these arguments makes; nothing is computed.
 
         Args:
             prompt: as for `__call__`.
             num_frames: as for `__call__`.
-            **call: any argument of `recipe`, and `height` and `width`.
+            height: as for `__call__`.
+            width: as for `__call__`.
+            guidance_scale: as for `__call__`.
+            **call: any argument of `recipe`.
         """
         numbers = self._preset(call.get("preset"))
-        height, width = call.pop("height", None), call.pop("width", None)
         return plan(
             self.t2i,
             self.recipe(prompt, **call).hook,
-            steps=call.get("num_inference_steps") or numbers.steps,
-            frames=num_frames or numbers.frames,
-            clips=1 if isinstance(prompt, str) else len(prompt),
+            steps=_or(call.get("num_inference_steps"), numbers.steps),
+            frames=_or(num_frames, numbers.frames),
+            clips=self._texts(prompt, None, call.get("prompt_embeds"))[0],
             height=height,
             width=width,
-            guided=_or(call.get("guidance_scale"), numbers.guidance) > 1,
+            guided=_or(guidance_scale, numbers.guidance) > 1,
         )
 
     @torch.no_grad()
@@ -395,19 +400,14 @@ class VideoElevatorPipeline(
             CheckError: an argument cannot work; all reasons together, before anything runs.
         """
         numbers = self._preset(preset)
-        steps = num_inference_steps or numbers.steps
+        steps = _or(num_inference_steps, numbers.steps)
         guidance = _or(guidance_scale, numbers.guidance)
-        frames = numbers.frames if num_frames is None else num_frames
-        if latents is not None:
-            frames = latents.shape[2]
-        own = self.unet.config.sample_size
-        own_height, own_width = (own, own) if isinstance(own, int) else own
-        height = own_height * self.vae_scale_factor if height is None else height
-        width = own_width * self.vae_scale_factor if width is None else width
-        clips = len(prompt) if isinstance(prompt, list) else 1
-        if prompt_embeds is not None:
-            clips = len(prompt_embeds)
-        self._require(height, width, frames, steps, output_type)
+        clips, negatives = self._texts(prompt, negative_prompt, prompt_embeds)
+        frames, height, width = self._size(
+            clips, _or(num_frames, numbers.frames), height, width, latents
+        )
+        weight = _or(shared_noise, numbers.shared_noise)
+        self._require(height, width, frames, steps, weight, output_type)
 
         composed = self.recipe(
             prompt,
@@ -432,20 +432,14 @@ class VideoElevatorPipeline(
             device,
             1,
             True,
-            negative_prompt,
+            negatives if clips > 1 else negatives[0],
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
         )
         assert against is not None  # guidance was asked for
         if latents is None:
-            shape = (
-                clips,
-                self.unet.config.in_channels,
-                frames,
-                height // self.vae_scale_factor,
-                width // self.vae_scale_factor,
-            )
-            weight = _or(shared_noise, numbers.shared_noise)
+            factor, channels = self.vae_scale_factor, self.unet.config.in_channels
+            shape = (clips, channels, frames, height // factor, width // factor)
             latents = mixed_noise(shape, weight, generator, device=device, dtype=text.dtype)
         per_frame = None
         if isinstance(generator, list):
@@ -487,11 +481,51 @@ class VideoElevatorPipeline(
         return rearrange(torch.cat(parts).float(), "(b f) c h w -> b c f h w", f=frames)
 
     def _preset(self, preset: str | Preset | None) -> Preset:
-        if isinstance(preset, Preset):
-            return preset
-        return preset_for(preset) if preset is not None else PRESETS[self.preset]
+        return preset_for(self.preset if preset is None else preset)
 
-    def _require(self, height: int, width: int, frames: int, steps: int, output_type: str) -> None:
+    @staticmethod
+    def _texts(
+        prompt: str | list[str] | None,
+        negative: str | list[str] | None,
+        prompt_embeds: Tensor | None,
+    ) -> tuple[int, list[str]]:
+        """How many clips are asked for, and a negative prompt for each."""
+        if prompt is None and prompt_embeds is None:
+            raise CheckError(["give a prompt, or prompt_embeds and video_prompt_embeds"])
+        if prompt_embeds is not None:
+            clips = len(prompt_embeds)
+        else:
+            clips = len(prompt) if isinstance(prompt, list) else 1
+        negatives = [negative or ""] * clips if not isinstance(negative, list) else negative
+        if len(negatives) != clips or clips == 0:
+            raise CheckError(
+                [f"{len(negatives)} negative prompts for {clips} clips; give one, or one per clip"]
+            )
+        return clips, negatives
+
+    def _size(
+        self, clips: int, frames: int, height: int | None, width: int | None, latents: Latent | None
+    ) -> tuple[int, int, int]:
+        """Frames, height and width in pixels: as asked, of given latents, or the T2I's own."""
+        own, factor = self.unet.config.sample_size, self.vae_scale_factor
+        sides = (own, own) if isinstance(own, int) else own
+        if latents is not None:
+            b, c, frames, *sides = latents.shape
+            sizes = zip((height, width), sides, strict=True)
+            asked_otherwise = any(size not in (None, side * factor) for size, side in sizes)
+            if b != clips or c != self.unet.config.in_channels or asked_otherwise:
+                raise CheckError(
+                    [
+                        f"latents of shape {tuple(latents.shape)} do not fit {clips} clips of "
+                        f"{self.unet.config.in_channels} channels, height {height} and width "
+                        f"{width}; their axes are b c f h w, {factor} pixels to a latent pixel"
+                    ]
+                )
+        return frames, _or(height, sides[0] * factor), _or(width, sides[1] * factor)
+
+    def _require(
+        self, height: int, width: int, frames: int, steps: int, weight: float, output_type: str
+    ) -> None:
         """Refuse arguments that cannot work, all at once."""
         problems = []
         factor = self.vae_scale_factor * self._smallest_step()
@@ -504,6 +538,8 @@ class VideoElevatorPipeline(
         for name, count in (("num_frames", frames), ("num_inference_steps", steps)):
             if count < 1:
                 problems.append(f"{name} is {count}, but must be at least 1")
+        if weight < 0:
+            problems.append(f"shared_noise is {weight}, but must be 0 or more")
         if output_type not in ("pil", "np", "pt", "latent"):
             problems.append(f"output_type {output_type!r} is unknown; use pil, np, pt or latent")
         if problems:
@@ -517,7 +553,3 @@ class VideoElevatorPipeline(
 
 def _or(value: float | None, default: float) -> Any:
     return default if value is None else value
-
-
-FAST_INVERSION_CALLS = 6
-"""Network calls per inversion where `fast=True`."""

@@ -121,6 +121,18 @@ def test_embeddings_instead_of_prompts(pipe: Any) -> None:
     assert torch.equal(_run(pipe, None, **same), _run(pipe, negative_prompt="blue"))
 
 
+def test_embeddings_of_two_clips(pipe: Any) -> None:
+    """Without negative ones, with one negative prompt for both, and planned."""
+    text, _ = pipe.t2i.encode_prompt([PROMPT, "blue"], "cpu", 1, True, ["red"] * 2)
+    embeds = {"prompt_embeds": text, "video_prompt_embeds": text}
+    generators = [_generator(0), _generator(1)]
+    ours = _run(pipe, None, negative_prompt="red", generator=generators, **embeds)
+    both = _run(pipe, [PROMPT, "blue"], negative_prompt="red", generator=[*map(_generator, (0, 1))])
+    torch.testing.assert_close(ours, both)
+    assert _run(pipe, None, generator=[*map(_generator, (0, 1))], **embeds).shape == ours.shape
+    assert pipe.plan(None, preset=QUICK, **embeds) == pipe.plan([PROMPT, "blue"], preset=QUICK)
+
+
 def test_initial_latents_may_be_given(pipe: Any) -> None:
     noise = mixed_noise((1, 4, 3, 8, 8), 1.0, _generator(5))
     given = _run(pipe, latents=noise)
@@ -329,6 +341,13 @@ def test_the_preset_fits_the_t2v(texts: dict[str, Any]) -> None:
         ({"preset": "zeroscop"}, "preset 'zeroscop' is unknown; choose one of zeroscope"),
         ({"output_type": "tensor"}, "output_type 'tensor' is unknown; use pil, np, pt or latent"),
         ({"prompt": None}, "give a prompt"),
+        ({"num_inference_steps": 0}, "num_inference_steps is 0, but must be at least 1"),
+        ({"shared_noise": -1.0}, "shared_noise is -1.0, but must be 0 or more"),
+        ({"t2v_steps": -1}, "t2v_steps is -1, but must be 0 or more"),
+        ({"negative_prompt": ["a", "b"]}, "2 negative prompts for 1 clips"),
+        ({"latents": torch.zeros(1, 4, 2, 8, 8), "height": 24}, "height 24"),
+        ({"latents": torch.zeros(2, 4, 2, 8, 8)}, "do not fit 1 clips of 4 channels"),
+        ({"latents": torch.zeros(1, 4, 2, 7, 8)}, "height is 14"),
         ({"height": 15, "num_frames": -1}, "height(.|\n)*num_frames"),
     ],
 )
