@@ -26,7 +26,7 @@ FRAMES = 8
 """Frames of a clip."""
 UNCAPTIONED = 0.1
 """Share of the examples that are shown without their caption, for classifier-free guidance."""
-BLIND = 600
+BLIND = 850
 """Level above which a clip's motion is hardly seen in it, and has to come from the caption."""
 MOTION_WORDS = tuple(
     dict.fromkeys(word for motion in world.MOTIONS for word in motion.split() if word != "moving")
@@ -79,9 +79,10 @@ def _velocity_error(
 ) -> Tensor:
     """Squared error of the predicted v at levels drawn uniformly, one for each example.
 
-    A share `blind` of the examples take a level of at least `BLIND`.
+    Where `blind` is given, the schedule is the one that starts from nothing, and that share of the
+    examples take a level of at least `BLIND`.
     """
-    scheduler = networks.scheduler()
+    scheduler = networks.scheduler(from_nothing=blind > 0)
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     top, count = len(scheduler.alphas_cumprod), len(latents)
     lowest = torch.where(torch.rand(count, generator=generator) < blind, BLIND, 0)
@@ -203,11 +204,14 @@ class Filming:
 
 @torch.no_grad()
 def _forget(parts: Parts) -> None:
-    """Give the words of motion new embeddings, as large as those of the colours."""
+    """Give the words of motion new embeddings, ten times as large as those of the colours.
+
+    Smaller ones drown in what the frozen-in layers add at their places.
+    """
 
     def rows(words: Sequence[str]) -> list[int]:
         return [token for word in words for token in parts.tokenizer(word).input_ids[1:-1]]
 
     table = parts.text.get_input_embeddings().weight
     size, chosen = table[rows(list(world.COLOURS))].std(), rows(MOTION_WORDS)
-    table[chosen] = size * torch.randn(len(chosen), table.shape[1]).to(table)
+    table[chosen] = 10 * size * torch.randn(len(chosen), table.shape[1]).to(table)

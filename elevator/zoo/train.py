@@ -49,7 +49,8 @@ class Recipe:
         batch: stills or clips a step.
         rates: learning rate and averaging.
         needs: folder, made by another training, that this one starts from.
-        blind: share of the examples at levels where only the caption tells a clip's motion.
+        blind: share of the examples at levels where only the caption tells a clip's motion; with
+            it the schedule starts from nothing.
     """
 
     steps: int
@@ -63,7 +64,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         "t2i": Recipe(7500, 16, Rates(1.5e-3), "vae"),
         "t2v-start": Recipe(3700, 2, Rates(1.2e-3), "t2i-start"),
-        "t2v": Recipe(3000, 2, Rates(1.2e-3, average=0.995), "t2v-start", blind=0.85),
+        "t2v": Recipe(1850, 4, Rates(1.2e-3, average=0.995), "t2v-start", blind=0.65),
         "t2i-ink": Recipe(1000, 16, Rates(5e-4, average=0.99), "t2i"),
     }
 )
@@ -126,7 +127,8 @@ def train(
     average = run(task, recipe.rates, steps, seed, name)
     task.weights.load_state_dict(average)
     unet = task.unet if isinstance(task, Filming) else task.weights["unet"]
-    pipelines.write(folder / name, replace(task.parts, vae=_autoencoder(folder)), unet)
+    parts = replace(task.parts, vae=_autoencoder(folder))
+    pipelines.write(folder / name, parts, unet, from_nothing=recipe.blind > 0)
     return folder / name
 
 
