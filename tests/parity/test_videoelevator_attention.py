@@ -5,46 +5,35 @@ tests/data/goldens (the layer, and the image network plain and inflated). The to
 the recordings' README.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from elevator.latent import publish_frames
 from elevator.models.inflate import CrossFrameAttention
+from tests.parity.cases import folder_of, keys_of, model_of, offer, read_tensors
 
-COMMITTED = Path(__file__).parents[1] / "data" / "goldens"
 FRAMES = 4  # of the recordings
 TIMESTEP = 501
 
 
-def folder(config: pytest.Config) -> Path:
-    given: Path | None = config.getoption("--goldens")
-    return (given or COMMITTED) / "videoelevator"
-
-
-def recorded(file: Path) -> list[str]:
-    with safe_open(file, "pt") as tensors:
-        return list(tensors.keys())
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    root = folder(metafunc.config)
+    root = folder_of(metafunc.config, "videoelevator")
     if "layer" in metafunc.fixturenames:
-        keys = recorded(root / "attention.safetensors")
-        metafunc.parametrize("layer", [k for k in keys if k.startswith(("classic", "sdpa"))])
+        keys = keys_of(root / "attention")
+        offer(metafunc, "layer", [k for k in keys if k.startswith(("classic", "sdpa"))], str)
     if "forward" in metafunc.fixturenames:
-        keys = recorded(root / "model_forwards.safetensors")
-        metafunc.parametrize("forward", [k for k in keys if k in FORWARDS])
+        keys = [k for k in keys_of(root / "model_forwards") if k in FORWARDS]
+        offer(metafunc, "forward", [k for k in keys if model_of(root, FORWARDS[k][0])], str)
 
 
 @pytest.fixture(scope="module")
 def root(request: pytest.FixtureRequest) -> Path:
-    return folder(request.config)
+    return folder_of(request.config, "videoelevator")
 
 
 def close(actual: Tensor, expected: Tensor) -> None:
@@ -71,7 +60,7 @@ class Layer(nn.Module):
 
 
 def test_layer(root: Path, layer: str) -> None:
-    tensors = load_file(root / "attention.safetensors")
+    tensors = read_tensors(root / "attention")
     _, groups, call = layer.split("/")
     kind, length = call.split("_")
     rows = 2 * FRAMES if length == "2F" else FRAMES
@@ -88,10 +77,10 @@ def test_layer(root: Path, layer: str) -> None:
 # --- whole networks -------------------------------------------------------------------------------
 
 
-def image_network(root: Path, tensors: dict[str, Tensor], frames: int | None) -> Tensor:
+def image_network(model: Path, tensors: dict[str, Tensor], frames: int | None) -> Tensor:
     from diffusers import UNet2DConditionModel
 
-    unet = UNet2DConditionModel.from_pretrained(root / "models" / "t2i_unet")
+    unet = UNet2DConditionModel.from_pretrained(model)
     arguments = tensors["t2i/x"], TIMESTEP, tensors["t2i/ctx"]
     if frames is None:
         return unet(*arguments).sample
@@ -99,50 +88,53 @@ def image_network(root: Path, tensors: dict[str, Tensor], frames: int | None) ->
         return unet(*arguments).sample
 
 
-def video_network(root: Path, tensors: dict[str, Tensor]) -> Tensor:
+def video_network(model: Path, tensors: dict[str, Tensor]) -> Tensor:
     from diffusers import UNet3DConditionModel
 
-    unet = UNet3DConditionModel.from_pretrained(root / "models" / "t2v_unet3d")
+    unet = UNet3DConditionModel.from_pretrained(model)
     return unet(tensors["t2v/x"], TIMESTEP, tensors["t2v/ctx"]).sample
 
 
-def motion_network(root: Path, tensors: dict[str, Tensor]) -> Tensor:
+def motion_network(model: Path, tensors: dict[str, Tensor]) -> Tensor:
     from diffusers import UNetMotionModel
 
-    unet = UNetMotionModel.from_pretrained(root / "models" / "t2v_unet_motion")
+    unet = UNetMotionModel.from_pretrained(model)
     x = tensors["motion/x"]
     # Newer diffusers leaves it to the caller to repeat the prompt for every frame.
     text = tensors["motion/ctx"].repeat_interleave(x.shape[2], dim=0)
     return unet(x, TIMESTEP, text).sample
 
 
-def decoder(root: Path, tensors: dict[str, Tensor]) -> Tensor:
+def decoder(model: Path, tensors: dict[str, Tensor]) -> Tensor:
     from diffusers import AutoencoderKL
 
-    vae = AutoencoderKL.from_pretrained(root / "models" / "vae")
+    vae = AutoencoderKL.from_pretrained(model)
     return vae.decode(tensors["vae/z"] / vae.config.scaling_factor).sample
 
 
-def text_encoder(root: Path, tensors: dict[str, Tensor], suffix: str) -> Tensor:
+def text_encoder(model: Path, tensors: dict[str, Tensor], ids: str) -> Tensor:
     from transformers import CLIPTextModel
 
-    model = CLIPTextModel.from_pretrained(root / "models" / f"text_encoder{suffix}")
-    return model(tensors[f"text{suffix}/ids"]).last_hidden_state
+    return CLIPTextModel.from_pretrained(model)(tensors[ids]).last_hidden_state
 
 
-FORWARDS: dict[str, Any] = {
-    "t2i/out_plain_attn": lambda root, tensors: image_network(root, tensors, None),
-    "t2i/out_crossframe_bs1": lambda root, tensors: image_network(root, tensors, FRAMES),
-    "t2i/out_crossframe_bs2": lambda root, tensors: image_network(root, tensors, FRAMES // 2),
-    "t2v/out": video_network,
-    "motion/out": motion_network,
-    "vae/decoded": decoder,
-    "text/embeds": lambda root, tensors: text_encoder(root, tensors, ""),
-    "text3d/embeds": lambda root, tensors: text_encoder(root, tensors, "3d"),
+# Of every recorded output: the network's folder, and how it is called.
+FORWARDS: dict[str, tuple[str, Callable[[Path, dict[str, Tensor]], Tensor]]] = {
+    "t2i/out_plain_attn": ("t2i_unet", partial(image_network, frames=None)),
+    "t2i/out_crossframe_bs1": ("t2i_unet", partial(image_network, frames=FRAMES)),
+    "t2i/out_crossframe_bs2": ("t2i_unet", partial(image_network, frames=FRAMES // 2)),
+    "t2v/out": ("t2v_unet3d", video_network),
+    "motion/out": ("t2v_unet_motion", motion_network),
+    "vae/decoded": ("vae", decoder),
+    "text/embeds": ("text_encoder", partial(text_encoder, ids="text/ids")),
+    "text3d/embeds": ("text_encoder3d", partial(text_encoder, ids="text3d/ids")),
 }
 
 
 def test_forward(root: Path, forward: str) -> None:
-    tensors = load_file(root / "model_forwards.safetensors")
+    tensors = read_tensors(root / "model_forwards")
+    name, run = FORWARDS[forward]
+    model = model_of(root, name)
+    assert model is not None
     with torch.no_grad():
-        close(FORWARDS[forward](root, tensors), tensors[forward])
+        close(run(model, tensors), tensors[forward])

@@ -25,16 +25,26 @@ from elevator.latent import publish_frames
 from elevator.models.inflate import CrossFrameAttention
 from elevator.recipes import videoelevator
 from elevator.samplers import DDIM, LCM, DDIMInversion, SDEdit
-from tests.parity.cases import COMMITTED, cases_of, folder_of, read_json, read_tensors
+from tests.parity.cases import (
+    COMMITTED,
+    cases_of,
+    folder_of,
+    model_of,
+    offer,
+    read_json,
+    read_tensors,
+)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" not in metafunc.fixturenames:
         return
-    folder = folder_of(metafunc.config, "videoelevator") / "e2e"
-    if metafunc.function is not test_every_step_agrees:
+    if metafunc.function is test_every_step_agrees:
+        folder = folder_of(metafunc.config, "videoelevator") / "e2e"
+        offer(metafunc, "case", [folder / name for name in cases_of(folder)], _name)
+    else:
         folder = COMMITTED / "videoelevator" / "e2e"
-    metafunc.parametrize("case", [folder / name for name in cases_of(folder)], ids=_name)
+        metafunc.parametrize("case", [folder / name for name in cases_of(folder)], ids=_name)
 
 
 def _name(path: Path) -> str:
@@ -47,20 +57,27 @@ class Reference:
     def __init__(self, case: Path) -> None:
         self.settings: dict[str, Any] = read_json(case)
         self.tensors = read_tensors(case)
-        self.models = case.parents[1] / "models"
+        self.folder = case.parents[1]
         self.frames: int = self.settings["video_length"]
         self.steps: int = self.settings["num_inference_steps"]
-        self.eta: float = self.settings["extra"].get("eta", 0.0)
-        self.corrected = self.settings["extra"].get("inversion_name", "pnp_inv") == "pnp_inv"
+        extra: dict[str, Any] = self.settings.get("extra") or {}
+        self.eta: float = extra.get("eta") or 0.0
+        self.corrected = extra.get("inversion_name", "pnp_inv") == "pnp_inv"
         # Entries beyond the run are ignored, and the filter skips the last-listed one.
-        listed = self.settings["stable_steps"]
+        listed = self.settings.get("stable_steps") or []
         self.refine = [remaining for remaining in listed if remaining <= self.steps]
         self.filtered = [remaining for remaining in self.refine if remaining > listed[-1]]
         self.t2i = self._t2i()
         self.t2v = self._t2v()
+        self.initial: list[Tensor] = []
         self.host_draws: list[Tensor] = []
         self.hook_draws: dict[tuple[int, str], Tensor] = {}
         self._place_draws()
+
+    def _network(self, cls: Any, name: str) -> Any:
+        folder = model_of(self.folder, name)
+        assert folder is not None
+        return cls.from_pretrained(folder)
 
     def _t2i(self) -> Any:
         from diffusers import (
@@ -71,10 +88,10 @@ class Reference:
         )
 
         pipe = StableDiffusionPipeline(
-            vae=AutoencoderKL.from_pretrained(self.models / "vae"),
+            vae=self._network(AutoencoderKL, "vae"),
             text_encoder=None,
             tokenizer=None,
-            unet=UNet2DConditionModel.from_pretrained(self.models / "t2i_unet"),
+            unet=self._network(UNet2DConditionModel, "t2i_unet"),
             scheduler=DDIMScheduler.from_config(self.settings["t2i_scheduler"]),
             safety_checker=None,
             feature_extractor=None,
@@ -98,33 +115,37 @@ class Reference:
         scheduler = (LCMScheduler if self.lcm else DDIMScheduler).from_config(config)
         rest = {"vae": self.t2i.vae, "text_encoder": None, "tokenizer": None}
         if self.settings["kind"] == "animatelcm":
-            unet = UNetMotionModel.from_pretrained(self.models / "t2v_unet_motion")
+            unet = self._network(UNetMotionModel, "t2v_unet_motion")
             return AnimateDiffPipeline(unet=unet, motion_adapter=None, scheduler=scheduler, **rest)
-        unet = UNet3DConditionModel.from_pretrained(self.models / "t2v_unet3d")
+        unet = self._network(UNet3DConditionModel, "t2v_unet3d")
         with quiet_deprecation():
             return TextToVideoSDPipeline(unet=unet, scheduler=scheduler, **rest)
 
     def _place_draws(self) -> None:
         """Find what each recorded draw was for: the event that follows it tells."""
+        names = iter(sorted(name for name in self.tensors if name.startswith("rng/")))
         drawn: list[Tensor] = []
         seen: Counter[tuple[int, str]] = Counter()
-        for event in self.settings["trace"]:
-            step = event["step"]
-            if event["op"] == "randn":
-                if step < 0:
-                    continue
-                if event["name"].endswith("sdedit"):
-                    self.hook_draws[step, "sdedit"] = self.tensors[event["name"]]
-                else:
-                    drawn.append(self.tensors[event["name"]])
-            elif event["op"] in ("t2i.step", "t2v.step"):
-                order = seen[step, event["op"]]
-                seen[step, event["op"]] += 1
+        step = -1
+        for event in self.settings.get("trace") or []:
+            op = event.get("op")
+            begins = op == "t2i_unet" and event.get("role") == "denoise"
+            step = event.get("step", step + 1 if begins else step)
+            if op == "randn":
+                listed = next(names, "")
+                tensor = self.tensors[event.get("name", listed)]
+                (self.initial if step < 0 else drawn).append(tensor)
+            elif op in ("t2v.add_noise", "t2v_unet") and drawn:  # noised for the T2V's first call
+                (self.hook_draws[step, "sdedit"],) = drawn
+                drawn.clear()
+            elif op in ("t2i.step", "t2v.step"):
+                order = seen[step, op]
+                seen[step, op] += 1
                 if not drawn:
                     continue
                 (tensor,) = drawn
                 drawn.clear()
-                if event["op"] == "t2v.step":
+                if op == "t2v.step":
                     self.hook_draws[step, f"solver {step + order}"] = tensor
                 elif order == 2:
                     self.hook_draws[step, "correction"] = tensor
@@ -147,14 +168,14 @@ class Reference:
         )
 
     def filter(self) -> el.Hook[Any]:
-        chosen = self.settings["filter"]
+        chosen = self.settings.get("filter")
         if not chosen or not self.filtered:
             return el.identity()
         low = LowPass(
             chosen["method"],
             temporal=chosen["d_t"],
             spatial=chosen["d_s"],
-            order=chosen.get("n", 4),
+            order=chosen.get("n") or 4,
             convention="freeinit",
         )
         return el.at({self.steps - remaining for remaining in self.filtered}, low)
@@ -178,7 +199,7 @@ class Reference:
         given = self.tensors.get("in/latents_arg")
         if given is not None and given.numel():
             return given
-        base, own = self.tensors["rng/000_init_base"], self.tensors["rng/001_init_res"]
+        base, own = self.initial
         alpha = self.settings["alpha"]
         mixed: Tensor = (alpha * base + own) / (1 + alpha**2) ** 0.5
         return mixed
@@ -202,15 +223,16 @@ class Reference:
             el.attach(self.t2i, hook, inflated, frames=frames, noise=noise),
             publish_frames(anchor),
         ):
+            start, pixels = self.start(), self.t2i.vae_scale_factor
             latents: Tensor = self.t2i(
                 prompt_embeds=context[-frames:],
                 negative_prompt_embeds=context[:frames],
                 num_inference_steps=self.steps,
                 guidance_scale=guidance,
                 eta=self.eta,
-                height=self.settings["height"],
-                width=self.settings["width"],
-                latents=self.start(),
+                height=start.shape[-2] * pixels,
+                width=start.shape[-1] * pixels,
+                latents=start,
                 output_type="latent",
                 callback_on_step_end=tell,
             ).images

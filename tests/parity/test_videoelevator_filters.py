@@ -4,30 +4,27 @@ With `--goldens DIR` every case in DIR/videoelevator/filters.*; without it a sma
 lies in tests/data (latents cut to one channel).
 """
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from elevator.filters import LowPass
 from tests.builders import make_run, make_step
-
-_COMMITTED = Path(__file__).parents[1] / "data" / "goldens"
+from tests.parity.cases import folder_of, offer, read_tensors, rows_of
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    folder = (metafunc.config.getoption("--goldens") or _COMMITTED) / "videoelevator"
-    cases = json.loads((folder / "filters.json").read_text())
+    folder = folder_of(metafunc.config, "videoelevator")
+    cases = rows_of(folder / "filters")
     if "evenly" in metafunc.fixturenames:
         cases = [case for case in cases if _agrees_by_default(case)]
-        metafunc.parametrize("evenly", cases, ids=lambda case: case["key"])
+        offer(metafunc, "evenly", cases, lambda case: case["key"])
     else:
-        metafunc.parametrize("case", cases, ids=lambda case: case["key"])
+        offer(metafunc, "case", cases, lambda case: case["key"])
     metafunc.parametrize("folder", [folder], ids=[""])
 
 
@@ -39,7 +36,7 @@ def _agrees_by_default(case: dict[str, Any]) -> bool:
 
 @cache
 def _tensors(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "filters.safetensors")
+    return read_tensors(folder / "filters")
 
 
 def _hook(case: dict[str, Any], convention: Any) -> LowPass:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from elevator.level import Level, read_output
 from elevator.samplers import DDIM, LCM, mixed_noise
-from tests.parity.cases import folder_of, read_json, read_tensors
+from tests.parity.cases import folder_of, offer, read_tensors, rows_of
 
 TOLERANCE = 1e-5
 
@@ -20,9 +20,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     folder = folder_of(metafunc.config, "videoelevator")
     for name in ("schedulers", "mixed_latents"):
         if name in metafunc.fixturenames:
-            found = read_json(folder / name) if (folder / f"{name}.json").exists() else []
-            params = [pytest.param((folder / name, row), id=row["key"]) for row in found]
-            metafunc.parametrize(name, params)
+            found = [(folder / name, row) for row in rows_of(folder / name)]
+            offer(metafunc, name, found, lambda case: case[1]["key"])
 
 
 def _level(alphas_cumprod: Tensor, timestep: int) -> Level:
