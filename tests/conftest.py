@@ -1,4 +1,4 @@
-"""Options, markers and fixtures that every test may use.
+"""Options and fixtures that every test may use.
 
 Nothing of ours is imported at the top: the fixtures import what they need.
 """
@@ -17,12 +17,16 @@ import tests.typechecker  # noqa: F401  (found by name once it is imported; see 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("elevator")
-    group.addoption("--device", default="cpu", help="device the tests run on (default: cpu)")
+    group.addoption(
+        "--device",
+        default="cpu",
+        help="device of the tests that run on any device and dtype (default: cpu)",
+    )
     group.addoption(
         "--dtype",
-        default="float32",
+        default="bfloat16",
         choices=["float16", "bfloat16", "float32", "float64"],
-        help="dtype of latents and networks (default: float32)",
+        help="dtype of the networks in those tests (default: bfloat16)",
     )
     group.addoption(
         "--goldens",
@@ -31,7 +35,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="folder of recorded tensors to compare with, one subfolder per paper",
     )
-    group.addoption("--slow", action="store_true", help="run tests marked slow too")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -41,17 +44,6 @@ def pytest_configure(config: pytest.Config) -> None:
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
     torch.set_num_threads(max(1, min(4, threads // workers)))
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    skip_slow = pytest.mark.skip(reason="slow; run with --slow")
-    skip_gpu = pytest.mark.skip(reason="needs a GPU; run with --device cuda")
-    on_gpu = str(config.getoption("--device")).startswith("cuda")
-    for item in items:
-        if "slow" in item.keywords and not config.getoption("--slow"):
-            item.add_marker(skip_slow)
-        if "gpu" in item.keywords and not on_gpu:
-            item.add_marker(skip_gpu)
 
 
 @pytest.fixture(autouse=True)
@@ -72,13 +64,3 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     chosen = getattr(torch, str(request.config.getoption("--dtype")))
     assert isinstance(chosen, torch.dtype)
     return chosen
-
-
-@pytest.fixture(scope="session")
-def goldens(request: pytest.FixtureRequest) -> Path:
-    """The folder of recorded tensors; a test that asks for it is skipped where there is none."""
-    folder = request.config.getoption("--goldens")
-    if folder is None:
-        pytest.skip("no recorded tensors; run with --goldens DIR")
-    assert isinstance(folder, Path)
-    return folder

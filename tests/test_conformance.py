@@ -165,16 +165,20 @@ def test_runs_dry(case: Case) -> None:
 
 
 @functools.cache
-def _pipeline(build: Callable[[], Any], dtype: torch.dtype = torch.float32) -> Any:
-    return build().to(dtype)
+def _pipeline(build: Callable[[], Any], *where: Any) -> Any:
+    return build().to(*where) if where else build()
 
 
-def test_half_precision_host_stays_finite(case: Case) -> None:
-    pipeline = _pipeline(case.pipeline, torch.bfloat16)
+def test_a_host_of_any_device_and_dtype_stays_finite(
+    case: Case, device: torch.device, dtype: torch.dtype
+) -> None:
+    """In half precision unless `--dtype` says otherwise."""
+    pipeline = _pipeline(case.pipeline, device, dtype)
     pipeline.scheduler = ddim()
     with attach(pipeline, case.make(), frames=case.frames):
         latents = sample(pipeline, steps=6)
-    assert latents.dtype == torch.bfloat16
+    assert latents.dtype == dtype
+    assert latents.device.type == device.type
     assert latents.isfinite().all()
 
 

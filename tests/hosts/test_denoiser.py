@@ -128,11 +128,15 @@ def test_without_noise_the_latent_is_the_clean_one(
     assert noise.isfinite().all()
 
 
-def test_bfloat16_networks_predict_in_float32() -> None:
-    exact, rounded = _make(tiny_sd()), _make(tiny_sd().to(torch.bfloat16))
+def test_networks_of_any_device_and_dtype_predict_in_float32(
+    device: torch.device, dtype: torch.dtype
+) -> None:
+    exact, rounded = _make(tiny_sd().to(device)), _make(tiny_sd().to(device, dtype))
     for level in (_level(1.0, 12.0), _level(0.4, 0.6), exact.schedule[999]):
-        noisy = level.alpha * make_latent(SHAPE, 1) + level.sigma * make_latent(SHAPE, 2)
+        clean, noise = (make_latent(SHAPE, seed).to(device) for seed in (1, 2))
+        noisy = level.alpha * clean + level.sigma * noise
         one, other = exact(noisy, level), rounded(noisy, level)
+        assert other.clean.device.type == other.noise.device.type == device.type
         assert other.clean.dtype == other.noise.dtype == torch.float32
         assert (one.noise - other.noise).abs().max() < 0.15
         # What it says is consistent to float32, whatever the network was rounded to.

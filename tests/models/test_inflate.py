@@ -59,7 +59,8 @@ def call(unet: Any, rows: int = 6, frames: int | None = None, **more: Any) -> Te
     """The network's output for `rows` different rows, under a published number of frames."""
     x, text = make_latent((rows, 4, 8, 8), 1), make_latent((rows, 5, 16), 2)
     with torch.no_grad(), publish_frames(frames):
-        return unet(x.to(unet.dtype), 401, text.to(unet.dtype), return_dict=False, **more)[0]
+        x, text = (tensor.to(unet.device, unet.dtype) for tensor in (x, text))
+        return unet(x, 401, text, return_dict=False, **more)[0]
 
 
 def self_attention(unet: Any) -> dict[str, Any]:
@@ -373,14 +374,15 @@ def test_attached_to_a_pipeline_with_guidance() -> None:
     assert torch.equal(sample(pipeline, steps=2, frames=3), plain)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("keys", KEYS)
-def test_other_dtypes(keys: Any, dtype: torch.dtype) -> None:
-    network = tiny_unet().to(dtype)
-    with CrossFrameAttention(keys).apply(network):
-        out = call(network, frames=3)
-    assert out.dtype == dtype
-    assert out.isfinite().all()
+def test_any_device_and_dtype(keys: Any, device: torch.device, dtype: torch.dtype) -> None:
+    for precision in (dtype, torch.float64):
+        network = tiny_unet().to(device, precision)
+        with CrossFrameAttention(keys).apply(network):
+            out = call(network, frames=3)
+        assert out.dtype == precision
+        assert out.device.type == device.type
+        assert out.isfinite().all()
 
 
 def test_compiled_the_number_of_frames_is_read_at_every_call() -> None:

@@ -1,1 +1,0 @@
-"""What `elevator evaluate` computes."""
