@@ -4,11 +4,9 @@ A source is a pipeline that is already built, a diffusers folder, a single `.saf
 hub id (`org/name`), the only one for which weights are ever downloaded. Pickles are never opened.
 """
 
-import contextlib
 import copy
-import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import torch
 from elevator.errors import CheckpointError
 from elevator.hosts.addons import Lora, TextualInversion, add_lora, add_textual_inversion
 from elevator.hosts.latent_space import same_latent_space
+from elevator.hosts.pipeline import quiet_deprecation
 from elevator.hosts.single_files import (
     NO_CHECKER,
     T2I,
@@ -42,7 +41,6 @@ __all__ = [
     "fingerprint",
     "load_t2i",
     "load_t2v",
-    "quiet_deprecation",
     "same_latent_space",
 ]
 
@@ -139,21 +137,6 @@ def _from_pretrained(
     except Exception as error:  # safetensors, json, torch, diffusers, transformers, the hub
         only = "" if isinstance(source, Path) else " with safetensors weights (never pickles)"
         raise failed(source, f"a {cls.__name__}{only}", error) from error
-
-
-@contextlib.contextmanager
-def quiet_deprecation() -> Iterator[None]:
-    """Keep back the one line diffusers logs whenever a `TextToVideoSDPipeline` is built."""
-
-    def keep(record: logging.LogRecord) -> bool:
-        return "TextToVideoSDPipeline has been deprecated" not in record.getMessage()
-
-    logger = logging.getLogger("diffusers.pipelines.pipeline_utils")
-    logger.addFilter(keep)
-    try:
-        yield
-    finally:
-        logger.removeFilter(keep)
 
 
 # --- video ----------------------------------------------------------------------------------------

@@ -82,13 +82,9 @@ def supported_schedulers() -> tuple[str, ...]:
     return tuple(_FAMILIES)
 
 
-def _original_name(scheduler: Any) -> str:
-    return type(scheduler).__name__
-
-
 def family_of(scheduler: Any) -> Family:
     """The scheduler's family; raises `CheckError` with the line to paste if it cannot follow."""
-    name = _original_name(scheduler)
+    name = type(scheduler).__name__
     if getattr(getattr(scheduler, "config", None), "invert_sigmas", False):
         raise CheckError(
             [
@@ -126,7 +122,7 @@ def parametrisation_of(scheduler: Any) -> Parametrisation:
     if kind not in get_args(Parametrisation):
         raise CheckError(
             [
-                f"prediction_type {kind!r} of {_original_name(scheduler)} is not supported; "
+                f"prediction_type {kind!r} of {type(scheduler).__name__} is not supported; "
                 f"expected one of {', '.join(get_args(Parametrisation))}"
             ]
         )
@@ -188,7 +184,7 @@ def level_of_call(scheduler: Any, position: int, timestep: Any) -> Level:
         # KDPM2 evaluates its second half between two levels; the ancestral one looks its midpoint
         # up at the index of the first half.
         sigmas = midpoint
-        position -= _original_name(scheduler) == "KDPM2AncestralDiscreteScheduler"
+        position -= type(scheduler).__name__ == "KDPM2AncestralDiscreteScheduler"
     alpha, sigma = _pair(family, scheduler, sigmas[position])
     return Level(alpha, sigma, told)
 
@@ -200,7 +196,7 @@ def run_schedule(scheduler: Any) -> Schedule:
     if family.levels == "cumprod":
         alphas, sigmas = _cumprod(scheduler, timesteps)
         product = torch.as_tensor(getattr(scheduler, "final_alpha_cumprod", 1.0))
-        if family.consistency or _original_name(scheduler).startswith("DDPM"):
+        if family.consistency or type(scheduler).__name__.startswith("DDPM"):
             product = torch.ones(())
         final = Level((product**0.5).double(), ((1 - product) ** 0.5).double(), _scalar(0.0))
         return Schedule(alphas, sigmas, timesteps.double(), final)

@@ -18,10 +18,11 @@ from elevator.hosts.checkpoints import (
     fingerprint,
     load_t2i,
     load_t2v,
-    quiet_deprecation,
     same_latent_space,
 )
+from elevator.hosts.pipeline import quiet_deprecation
 from elevator.hosts.single_files import is_lora
+from elevator.hosts.sources import require_weights
 from tests.builders import tiny_animatediff, tiny_sd, tiny_text_to_video, tiny_unet, tiny_vae
 from tests.hosts.ldm import save_ldm
 
@@ -857,13 +858,18 @@ def test_motion_adapters_that_do_not_fit(image: Any, folder: Path, tmp_path: Pat
     assert "StableDiffusionPipeline is given as T2V" in message(image, load_t2v)
 
 
-def test_weights_in_several_files_and_variants_are_seen() -> None:
-    from elevator.hosts.sources import _variant
-
-    assert _variant("model.safetensors") is None
-    assert _variant("model-00001-of-00002.safetensors") is None
-    assert _variant("model.fp16.safetensors") == "fp16"
-    assert _variant("model.fp16-00001-of-00002.safetensors") == "fp16"
+@pytest.mark.parametrize("parts", ["", "-00001-of-00002"])
+def test_weights_in_several_files_and_variants_are_seen(tmp_path: Path, parts: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    weights = tmp_path / f"model.fp16{parts}.safetensors"
+    weights.touch()
+    require_weights(tmp_path, {}, "fp16")
+    for variant in (None, "bf16"):
+        with pytest.raises(CheckpointError, match=r'ask for it: variant="fp16"$'):
+            require_weights(tmp_path, {}, variant)
+    weights.rename(tmp_path / f"model{parts}.safetensors")
+    for variant in (None, "fp16"):  # what there is serves any wish
+        require_weights(tmp_path, {}, variant)
 
 
 def test_nothing_is_opened_that_could_run_code(own: Path, folder: Path) -> None:
