@@ -137,6 +137,30 @@ def test_again_makes_the_same_frames_bit_for_bit(
             assert np.array_equal(np.asarray(picture.convert("RGB")), frames_of("again")[0])
 
 
+@pytest.mark.parametrize(
+    ("out", "again"),
+    [
+        ("ring.mp4", "ring-again.mp4"),
+        ("films/ring.gif", "films/ring-again.gif"),
+        ("ring", "ring-again"),
+        ("v1.0/", "v1.0-again"),
+    ],
+)
+def test_again_needs_no_out(generate: Callable[..., int], out: str, again: str) -> None:
+    Path("films").mkdir()
+    assert generate(PROMPT, "-o", out, "--quiet") == 0
+    assert generate("--again", out, "--quiet", defaults=False) == 0
+    assert Path(again).is_dir() == Path(out).is_dir()
+    assert Record.read(again) == Record.read(out)
+
+
+def test_again_of_one_frame_makes_a_folder(generate: Callable[..., int]) -> None:
+    assert generate(PROMPT, "-o", "ring", "--quiet") == 0
+    shutil.copy("ring/0000.png", "frame.png")
+    assert generate("--again", "frame.png", "--quiet", defaults=False) == 0
+    assert np.array_equal(frames_of("frame-again"), frames_of("ring"))
+
+
 def test_another_seed_makes_other_frames(generate: Callable[..., int]) -> None:
     assert generate(PROMPT, "-o", "one", "--seed", "1", "--quiet") == 0
     assert generate(PROMPT, "-o", "two", "--seed", "2", "--quiet") == 0
@@ -240,6 +264,13 @@ def test_what_cannot_be_done_gets_one_line_and_leaves_nothing(
     assert os.listdir() == []
 
 
+def test_without_again_out_is_needed(
+    generate: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate(PROMPT) == 2
+    assert "give a file to write, such as -o ring.mp4" in capsys.readouterr().err
+
+
 def test_an_unknown_style_is_refused(
     generate: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -275,9 +306,22 @@ def test_again_refuses_other_weights_and_settings(
     shutil.copyfile(models / "stranger/vae/diffusion_pytorch_model.safetensors", "other")
     kept = weights.read_bytes()
     weights.write_bytes(kept[:-4] + b"\x00\x00\x00\x3f")
-    assert re.search(r"cannot be made again: t2i \(.*/mine\) has other weights now", refused())
+    assert re.search(r"cannot be made again: t2i \(.*/mine\) has changed since", refused())
     shutil.rmtree("mine")
     assert "mine" in refused()
+
+
+def test_again_refuses_another_configuration(
+    generate: Callable[..., int], models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(models / "t2i", "config")
+    assert generate(PROMPT, "-o", "ring.mp4", "--t2i-config", "config", "--quiet") == 0
+    Path("config/unet/diffusion_pytorch_model.safetensors").unlink()  # nobody reads it
+    assert generate("--again", "ring.mp4", "--quiet", defaults=False) == 0
+    Path("config/tokenizer/vocab.json").write_text("{}")
+    assert generate("--again", "ring.mp4", "--quiet", defaults=False) == 2
+    told = capsys.readouterr().err
+    assert re.search(r"cannot be made again: t2i config \(.*/config\) has changed since", told)
 
 
 def test_again_splits_sums_as_before(
@@ -387,8 +431,9 @@ def test_doctor_tells_versions_devices_and_missing_extras(
 ) -> None:
     assert main(["doctor"]) == 0
     told = capsys.readouterr().out
-    for word in ("torch", "diffusers", "transformers", "cpu", "memory", "xformers", "RAFT", "DIS"):
+    for word in ("torch", "diffusers", "huggingface_hub", "einops", "cpu", "memory", "xformers"):
         assert word in told
+    assert "missing: pip" not in told
 
 
 def test_zoo_list_names_every_model(capsys: pytest.CaptureFixture[str]) -> None:
@@ -411,8 +456,11 @@ def test_zoo_train_calls_the_recipe(
     monkeypatch.setattr(train, "train", fake)
     assert main(["zoo", "train", "t2i", "--steps", "3", "--out", "x", "--no-resume"]) == 0
     assert seen == [(("t2i", 3, "x", None), {"resume": False})]
+    for name in ("vae", *train.RECIPES):
+        assert main(["zoo", "train", name]) == 0
+        assert seen[-1] == ((name, None, None, None), {"resume": True})
     assert main(["zoo", "train", "sora"]) == 2
-    assert "no model 'sora' to train; choose one of" in capsys.readouterr().err
+    assert "no model 'sora' to train; choose one of vae, t2i, " in capsys.readouterr().err
 
 
 def test_no_command_is_an_error_and_version_is_none(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ _EXAMPLES = """\
 examples:
   elevator generate "a striped red ring moving left on a teal background" -o ring.mp4
   elevator generate "a dotted blue star moving up" -o star.gif --style ink --compare
-  elevator generate --again ring.mp4 -o again.mp4
+  elevator generate --again ring.mp4
   elevator generate "a dog swimming" -o dog.mp4 --t2i SG161222/Realistic_Vision_V5.1_noVAE \\
       --t2v guoyww/animatediff-motion-adapter-v1-5-2 --size 512 --device cuda
 """
@@ -104,7 +104,7 @@ def _parser() -> _Parser:
     actions = zoo.add_subparsers(dest="action", required=True, metavar="ACTION")
     actions.add_parser("list", help="names, folders and sizes")
     train = actions.add_parser("train", help="train a built-in model again")
-    train.add_argument("name", metavar="NAME", help="one of `elevator zoo list`")
+    train.add_argument("name", metavar="NAME", help="vae, t2i, t2v-start, t2v or t2i-ink")
     train.add_argument("--steps", type=_count, help="steps in all (default: as committed)")
     train.add_argument("--out", metavar="DIR", help="checkpoints and results (default: ./zoo)")
     train.add_argument("--device", help="cuda, cpu, ... (default: cuda if there is one)")
@@ -119,8 +119,8 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add(
         "-o",
         "--out",
-        required=True,
-        help=".mp4, .gif, .webp, or no ending for a folder of PNG files",
+        help=".mp4, .gif, .webp, or no ending for a folder of PNG files (default with --again: "
+        "ring-again.mp4 beside ring.mp4)",
     )
     add("--again", metavar="FILE", help="make the same frames as FILE, which tells how")
     add("--negative", metavar="TEXT", help="what to avoid")

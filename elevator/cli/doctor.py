@@ -13,24 +13,14 @@ __all__ = ["run"]
 
 _NEEDED = (
     *("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors"),
-    *("numpy", "av", "pillow"),
+    *("huggingface_hub", "numpy", "einops", "jaxtyping", "av", "pillow"),
 )
 _EXTRAS = {
     "xformers": (
         "attention with less memory on NVIDIA GPUs, by "
-        "pipe.enable_xformers_memory_efficient_attention()",
-        "elevator[xformers]",
-    ),
-    "opencv-python-headless": (
-        "optical flow on the CPU (DIS), for hooks that follow motion",
-        "opencv-python-headless",
-    ),
-    "torchvision": (
-        "optical flow by a network (RAFT), for hooks that follow motion",
-        "torchvision",
+        "pipe.enable_xformers_memory_efficient_attention()"
     ),
 }
-_ALSO = {"opencv-python-headless": ("opencv-python", "opencv-contrib-python")}
 
 
 def run() -> int:
@@ -44,24 +34,24 @@ def _report() -> Iterator[str]:
     import elevator
     from elevator import zoo
 
-    yield f"elevator      {elevator.__version__}"
-    yield f"python        {platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield f"elevator        {elevator.__version__}"
+    yield f"python          {platform.python_version()} on {platform.system()} {platform.machine()}"
     for name in _NEEDED:
-        yield f"{name:13} {_version(name) or 'missing: pip install ' + name}"
+        yield f"{name:15} {_version(name) or 'missing: pip install ' + name}"
     yield ""
-    yield f"cpu           {_cores()} cores, {torch.get_num_threads()} threads{_memory()}"
+    yield f"cpu             {_cores()} cores, {torch.get_num_threads()} threads{_memory()}"
     yield from _gpus()
-    yield f"mp4           {_h264()}"
+    yield f"mp4             {_h264()}"
     there = [name for name in zoo.names() if zoo.path(name).is_dir()]
     missing = [name for name in zoo.names() if name not in there]
-    yield f"zoo           {', '.join(there) or 'no weights'}" + (
+    yield f"zoo             {', '.join(there) or 'no weights'}" + (
         f" (missing: {', '.join(missing)}; elevator zoo train NAME)" if missing else ""
     )
     yield ""
-    for name, (brings, install) in _EXTRAS.items():
-        found = next((v for one in (name, *_ALSO.get(name, ())) if (v := _version(one))), None)
-        yield f"{name:22} {found or 'not installed'}"
-        yield f"    {brings}" + ("" if found else f"; pip install '{install}'")
+    for name, brings in _EXTRAS.items():
+        found = _version(name)
+        yield f"{name:15} {found or 'not installed'}"
+        yield f"    {brings}" + ("" if found else f"; pip install {name}")
 
 
 def _version(name: str) -> str | None:
@@ -91,13 +81,13 @@ def _gpus() -> Iterator[str]:
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)
-        yield f"cuda:{index:<8} {name}, {total / 2**30:.1f} GiB ({free / 2**30:.1f} free)"
+        yield f"cuda:{index:<10} {name}, {total / 2**30:.1f} GiB ({free / 2**30:.1f} free)"
     if torch.cuda.device_count() == 0:
         built = torch.version.cuda
         why = "no GPU found" if built else "this torch is built for the CPU only"
-        yield f"cuda          none: {why}"
+        yield f"cuda            none: {why}"
     if torch.backends.mps.is_available():
-        yield "mps           Apple GPU (not tried with elevator)"
+        yield "mps             Apple GPU (not tried with elevator)"
 
 
 def _h264() -> str:

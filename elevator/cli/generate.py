@@ -32,9 +32,10 @@ _BESIDE_AGAIN = {"command", "again", "out", "compare", "quiet", "fps"}
 def run(given: argparse.Namespace) -> int:
     """Do what the command line says; everything that can be checked is, before sampling."""
     settings, before = (_asked(given), None) if given.again is None else _again(given)
-    check_target(given.out, settings.fps)
+    out = given.out or _out_again(given.again)
+    check_target(out, settings.fps)
     if given.compare:
-        video, sheet = compare.targets(given.out)
+        video, sheet = compare.targets(out)
         check_target(video)
         check_image_target(sheet)
     _ready(settings)
@@ -53,11 +54,11 @@ def run(given: argparse.Namespace) -> int:
             hook=_hook(pipe, settings),
             frames_sha256=hash_frames(frames),
         )
-        write_video(frames, given.out, settings.fps, record.to_json())
+        write_video(frames, out, settings.fps, record.to_json())
         if not given.quiet:
-            print(_told(given.out, frames, time.monotonic() - started, before, record))
+            print(_told(out, frames, time.monotonic() - started, before, record))
         if given.compare:
-            for written in compare.write(pipe, settings, frames, given.out, record, given.quiet):
+            for written in compare.write(pipe, settings, frames, out, record, given.quiet):
                 if not given.quiet:
                     print(f"{written}: compared with each model alone")
     return 0
@@ -70,6 +71,8 @@ def _asked(given: argparse.Namespace) -> Settings:
     """Settings from the command line, machine included."""
     if given.prompt is None:
         raise CheckError(['give a prompt, such as "a striped red ring moving left"'])
+    if given.out is None:
+        raise CheckError(["give a file to write, such as -o ring.mp4"])
     if given.style is not None and given.t2i is not None:
         raise CheckError(["--style chooses a built-in T2I; give it or --t2i, not both"])
     if given.preset is not None:
@@ -129,15 +132,26 @@ def _again(given: argparse.Namespace) -> tuple[Settings, Record]:
     return settings, record
 
 
+def _out_again(file: str) -> str:
+    """Where frames made again go when nobody says: beside the original, as the same kind."""
+    path = Path(file)
+    if path.name in ("", ".."):
+        path = path.resolve()
+    if path.is_dir():
+        return f"{path.parent / path.name}-again/"  # the slash keeps v1.0 a folder
+    suffix = "" if path.suffix.lower() == ".png" else path.suffix  # one frame tells of a folder
+    return str(path.with_name(f"{path.stem}-again{suffix}"))
+
+
 def _require_same(before: Record, weights: dict[str, str], file: str) -> None:
-    """Refuse other weights; warn of other versions."""
+    """Refuse other weights or configurations; warn of other versions."""
     sources = dict(before.settings.checkpoints)
     changed = [role for role in weights if before.sha256.get(role) != weights[role]]
     if changed:
         raise RecordError(
             f"{file} cannot be made again: "
             + ", ".join(f"{role} ({sources[role]})" for role in changed)
-            + " has other weights now; put the old ones back"
+            + " has changed since; put the old files back"
         )
     here = versions_here()
     for name, was in before.versions.items():
@@ -250,7 +264,6 @@ def _hook(pipe: VideoElevatorPipeline, settings: Settings) -> str:
         settings.prompt,
         settings.negative,
         num_inference_steps=settings.steps,
-        guidance_scale=settings.guidance,
         preset=settings.fitting_preset,
         fast=settings.fast,
     )

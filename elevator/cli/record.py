@@ -21,6 +21,7 @@ __all__ = ["Record", "RecordError", "Settings", "hash_frames", "hashes", "resolv
 _MADE_BY = "elevator generate"
 _BUILTIN = "zoo:"
 _WORLD = "world"  # the preset of the built-in models
+_CONFIG = "t2i config"
 
 
 class RecordError(ElevatorError, ValueError):
@@ -55,8 +56,10 @@ class Settings:
 
     @property
     def checkpoints(self) -> Iterator[tuple[str, str]]:
-        """Role and source of everything with weights."""
+        """Role and source of everything a model is made from."""
         yield "t2i", self.t2i
+        if self.t2i_config is not None:
+            yield _CONFIG, self.t2i_config
         yield "t2v", self.t2v
         for number, (file, _) in enumerate(self.lora):
             yield f"lora {number}", file
@@ -76,7 +79,7 @@ class Record:
 
     Attributes:
         settings: what was asked.
-        sha256: hash of the weights of every checkpoint, by its role.
+        sha256: hash of every checkpoint, by its role.
         versions: of Python and of the packages that compute.
         hook: the composition, as its `repr`.
         frames_sha256: hash of the frames before they were encoded.
@@ -168,14 +171,32 @@ def resolve(source: str) -> str:
 
 
 def hashes(settings: Settings) -> dict[str, str]:
-    """SHA-256 of the weights of every checkpoint, by its role; all are on this disk by now."""
+    """SHA-256 of every checkpoint, by its role; all are on this disk by now."""
     from elevator.hosts.checkpoints import fingerprint
 
     found = {}
     for role, source in settings.checkpoints:
         place = resolve(source)
+        if role == _CONFIG:
+            found[role] = _hash_config(Path(place))
+            continue
         found[role] = fingerprint(place) or fingerprint(_downloaded(place)) or ""
     return found
+
+
+def _hash_config(folder: Path) -> str:
+    """SHA-256 of a folder's configurations and tokenizer; its weights are never read.
+
+    Empty for a hub id: what the cache holds of it grows with other uses.
+    """
+    if not folder.is_dir():
+        return ""
+    files = sorted(file for kind in ("*.json", "*.txt") for file in folder.rglob(kind))
+    digest = hashlib.sha256()
+    for file in files:
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest.update(f"{content}  {file.relative_to(folder).as_posix()}\n".encode())
+    return digest.hexdigest()
 
 
 def _downloaded(hub_id: str) -> str:

@@ -33,9 +33,10 @@ def _list() -> None:
 def _train(given: argparse.Namespace) -> None:
     from elevator.zoo.train import RECIPES, train
 
-    if given.name not in RECIPES:
+    known = ("vae", *RECIPES)
+    if given.name not in known:
         raise CheckError(
-            [f"there is no model {given.name!r} to train; choose one of {', '.join(RECIPES)}"]
+            [f"there is no model {given.name!r} to train; choose one of {', '.join(known)}"]
         )
     try:
         if given.device is not None:
