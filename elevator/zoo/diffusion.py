@@ -26,12 +26,6 @@ FRAMES = 8
 """Frames of a clip."""
 UNCAPTIONED = 0.1
 """Share of the examples that are shown without their caption, for classifier-free guidance."""
-BLIND = 850
-"""Level above which a clip's motion is hardly seen in it, and has to come from the caption."""
-MOTION_WORDS = tuple(
-    dict.fromkeys(word for motion in world.MOTIONS for word in motion.split() if word != "moving")
-)
-"""Words a text encoder cannot learn from stills."""
 
 
 @dataclass(frozen=True)
@@ -75,18 +69,11 @@ def _velocity_error(
     latents: Float[Tensor, "b c ..."],
     embeddings: Float[Tensor, "b tokens d"],
     generator: torch.Generator,
-    blind: float = 0.0,
 ) -> Tensor:
-    """Squared error of the predicted v at levels drawn uniformly, one for each example.
-
-    Where `blind` is given, the schedule is the one that starts from nothing, and that share of the
-    examples take a level of at least `BLIND`.
-    """
-    scheduler = networks.scheduler(from_nothing=blind > 0)
+    """Squared error of the predicted v at levels drawn uniformly, one for each example."""
+    scheduler = networks.scheduler()
     noise = torch.randn(latents.shape, generator=generator).to(latents)
-    top, count = len(scheduler.alphas_cumprod), len(latents)
-    lowest = torch.where(torch.rand(count, generator=generator) < blind, BLIND, 0)
-    levels = lowest + ((top - lowest) * torch.rand(count, generator=generator)).long()
+    levels = torch.randint(len(scheduler.alphas_cumprod), (len(latents),), generator=generator)
     levels = levels.to(latents.device)
     noisy = scheduler.add_noise(latents, noise, levels)
     guess = unet(noisy, levels, encoder_hidden_states=embeddings).sample
@@ -145,47 +132,28 @@ class Painting:
 class Filming:
     """The video U-Net on degraded clips; its spatial layers start as the image U-Net's."""
 
-    def __init__(
-        self,
-        parts: Parts,
-        unet: nn.Module,
-        painter: nn.Module | None,
-        batch: int,
-        *,
-        blind: float = 0.0,
-        listening: bool = False,
-    ) -> None:
+    def __init__(self, parts: Parts, unet: nn.Module, painter: nn.Module, batch: int) -> None:
         """Take over the weights of `painter` and set the temporal layers to change nothing.
 
         Args:
-            parts: autoencoder, text encoder and tokenizer.
+            parts: autoencoder, text encoder and tokenizer; none of them is trained.
             unet: the video U-Net, trained in place.
-            painter: the image U-Net; None goes on with the video U-Net as it is.
+            painter: the image U-Net.
             batch: clips a step.
-            blind: share of the examples at levels where only the caption tells the motion.
-            listening: train the text encoder too, the words of motion anew: one that learnt from
-                stills alone tells left from right no longer.
         """
         from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 
-        if painter is not None:
-            unknown = unet.load_state_dict(painter.state_dict(), strict=False).unexpected_keys
-            if unknown:
-                raise ValueError(
-                    f"The video U-Net has no layer for {unknown[0]!r} ({len(unknown)} such names); "
-                    "build both U-Nets with the same blocks and use_linear_projection=True."
-                )
-            for module in unet.modules():
-                if isinstance(module, TransformerTemporalModel):
-                    nn.init.zeros_(module.proj_out.weight)
-                    nn.init.zeros_(module.proj_out.bias)
-        self.parts, self.unet, self.batch = parts, unet.eval(), batch  # eval: without dropout
-        self.blind, self.listening = blind, listening
-        self.weights: nn.Module = unet
-        if listening:
-            _forget(parts)
-            parts.text.requires_grad_(True)
-            self.weights = nn.ModuleDict({"unet": unet, "text": parts.text})
+        unknown = unet.load_state_dict(painter.state_dict(), strict=False).unexpected_keys
+        if unknown:
+            raise ValueError(
+                f"The video U-Net has no layer for {unknown[0]!r} ({len(unknown)} such names); "
+                "build both U-Nets with the same blocks and use_linear_projection=True."
+            )
+        for module in unet.modules():
+            if isinstance(module, TransformerTemporalModel):
+                nn.init.zeros_(module.proj_out.weight)
+                nn.init.zeros_(module.proj_out.bias)
+        self.parts, self.weights, self.batch = parts, unet.eval(), batch  # eval: without dropout
 
     def loss(self, step: int, generator: torch.Generator) -> Tensor:
         """Error of the predicted v on a batch of clips."""
@@ -194,24 +162,9 @@ class Filming:
         clips = world.degrade(world.render(scenes, frames=FRAMES, size=networks.SIZE, seed=second))
         latents = self.parts.latents(rearrange(clips, "b f c h w -> (b f) c h w"))
         latents = rearrange(latents, "(b f) c h w -> b c f h w", b=self.batch)
-        with torch.set_grad_enabled(self.listening):
+        with torch.no_grad():
             embeddings = self.parts.embed(scenes, generator)
-        return _velocity_error(self.unet, latents, embeddings, generator, self.blind)
+        return _velocity_error(self.weights, latents, embeddings, generator)
 
     def after(self, step: int, average: dict[str, Tensor]) -> None:
         """Nothing to do between steps."""
-
-
-@torch.no_grad()
-def _forget(parts: Parts) -> None:
-    """Give the words of motion new embeddings, ten times as large as those of the colours.
-
-    Smaller ones drown in what the frozen-in layers add at their places.
-    """
-
-    def rows(words: Sequence[str]) -> list[int]:
-        return [token for word in words for token in parts.tokenizer(word).input_ids[1:-1]]
-
-    table = parts.text.get_input_embeddings().weight
-    size, chosen = table[rows(list(world.COLOURS))].std(), rows(MOTION_WORDS)
-    table[chosen] = 10 * size * torch.randn(len(chosen), table.shape[1]).to(table)

@@ -103,17 +103,11 @@ def unet3d() -> UNet3DConditionModel:
     )
 
 
-def scheduler(*, from_nothing: bool = False) -> DDIMScheduler:
+def scheduler() -> DDIMScheduler:
     """Stable Diffusion's schedule, with v-prediction.
 
     A network that predicts v learns colours also at the noisiest levels, where a noise prediction
     says next to nothing about the clean latent.
-
-    Args:
-        from_nothing: rescale the schedule so that no signal is left at its noisiest level (Lin et
-            al. 2024, arXiv 2305.08891, section 3.1). A clip leaks its motion through Stable
-            Diffusion's: over eight frames even the noisiest level shows which way things move, so
-            a T2V trained on it reads the motion off the noise and never asks the caption.
     """
     from diffusers import DDIMScheduler
 
@@ -127,5 +121,4 @@ def scheduler(*, from_nothing: bool = False) -> DDIMScheduler:
         steps_offset=1,
         timestep_spacing="leading",
         prediction_type="v_prediction",
-        rescale_betas_zero_snr=from_nothing,
     )

@@ -24,16 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["read", "write"]
 
 
-def write(folder: Path, parts: Parts, unet: nn.Module, *, from_nothing: bool = False) -> None:
+def write(folder: Path, parts: Parts, unet: nn.Module) -> None:
     """Save a pipeline in float16: Stable Diffusion's, or its video kin's for a video U-Net.
 
     The folder is written aside and renamed, so that a reader never sees half of it.
-
-    Args:
-        folder: where to.
-        parts: autoencoder, text encoder and tokenizer.
-        unet: an image or a video U-Net.
-        from_nothing: whether it was trained on that schedule, see `networks.scheduler`.
     """
     from diffusers import StableDiffusionPipeline, TextToVideoSDPipeline, UNet3DConditionModel
 
@@ -44,10 +38,7 @@ def write(folder: Path, parts: Parts, unet: nn.Module, *, from_nothing: bool = F
         given: dict[str, object] = {
             name: copy.deepcopy(module).to("cpu", torch.float16) for name, module in modules.items()
         }
-        given |= {
-            "tokenizer": parts.tokenizer,
-            "scheduler": networks.scheduler(from_nothing=from_nothing),
-        }
+        given |= {"tokenizer": parts.tokenizer, "scheduler": networks.scheduler()}
         if isinstance(unet, UNet3DConditionModel):
             pipe = TextToVideoSDPipeline(**given)
         else:

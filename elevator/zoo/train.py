@@ -1,8 +1,7 @@
 """How the checkpoints of the zoo were made: `python -m elevator.zoo.train NAME`.
 
-The order is vae, t2i, then t2v-start, t2v and t2i-ink; t2v-start begins at the snapshot that t2i
-leaves when its text encoder is frozen, so the two can run side by side. It learns the look of
-clips; t2v goes on from it with a text encoder of its own, which learns the words of motion.
+The order is vae, t2i, then t2v and t2i-ink; t2v starts from the snapshot that t2i leaves when its
+text encoder is frozen, so the two can run side by side.
 """
 
 from __future__ import annotations
@@ -49,22 +48,18 @@ class Recipe:
         batch: stills or clips a step.
         rates: learning rate and averaging.
         needs: folder, made by another training, that this one starts from.
-        blind: share of the examples at levels where only the caption tells a clip's motion; with
-            it the schedule starts from nothing.
     """
 
     steps: int
     batch: int
     rates: Rates
     needs: str
-    blind: float = 0.0
 
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         "t2i": Recipe(7500, 16, Rates(1.5e-3), "vae"),
-        "t2v-start": Recipe(3700, 2, Rates(1.2e-3), "t2i-start"),
-        "t2v": Recipe(1850, 4, Rates(1.2e-3, average=0.995), "t2v-start", blind=0.65),
+        "t2v": Recipe(3700, 2, Rates(1.2e-3), "t2i-start"),
         "t2i-ink": Recipe(1000, 16, Rates(5e-4, average=0.99), "t2i"),
     }
 )
@@ -85,7 +80,7 @@ def train(
     """Train one of the zoo's models and save it in diffusers' format.
 
     Args:
-        name: `vae`, `t2i`, `t2v-start`, `t2v` or `t2i-ink`.
+        name: `vae`, `t2i`, `t2v` or `t2i-ink`.
         steps: steps in all; by default as many as the committed weights had.
         out: folder for checkpoints and results, `./zoo` by default. What a training needs of
             another is looked for there first, then among the committed weights.
@@ -126,9 +121,8 @@ def train(
     task = _task(name, folder, where, steps, batch or recipe.batch)
     average = run(task, recipe.rates, steps, seed, name)
     task.weights.load_state_dict(average)
-    unet = task.unet if isinstance(task, Filming) else task.weights["unet"]
-    parts = replace(task.parts, vae=_autoencoder(folder))
-    pipelines.write(folder / name, parts, unet, from_nothing=recipe.blind > 0)
+    unet = task.weights if isinstance(task, Filming) else task.weights["unet"]
+    pipelines.write(folder / name, replace(task.parts, vae=_autoencoder(folder)), unet)
     return folder / name
 
 
@@ -164,11 +158,8 @@ def _task(
 ) -> Filming | Painting:
     """The training of a diffusion model, from its start."""
     parts, painter = _start(name, folder, device)
-    if name == "t2v-start":
-        return Filming(parts, networks.unet3d().to(device), painter, batch)
     if name == "t2v":
-        blind = RECIPES[name].blind
-        return Filming(parts, painter, None, batch, blind=blind, listening=True)
+        return Filming(parts, networks.unet3d().to(device), painter, batch)
     if name == "t2i-ink":
         return Painting(parts, painter, batch, style=world.ink)
     joint = max(1, round(JOINT * steps))
@@ -176,11 +167,11 @@ def _task(
 
 
 def _start(name: str, folder: Path, device: torch.device) -> tuple[Parts, torch.nn.Module]:
-    """The frozen parts, and the U-Net to start from."""
+    """The frozen parts, and the image U-Net to start from."""
     from transformers import CLIPTokenizer
 
     if name != "t2i":
-        pipe = _pipeline(RECIPES[name].needs, folder, "t2v" if name == "t2v" else "t2i").to(device)
+        pipe = _pipeline(RECIPES[name].needs, folder).to(device)
         pipe.vae.requires_grad_(False)
         pipe.text_encoder.requires_grad_(False)
         return Parts(pipe.vae, pipe.text_encoder, pipe.tokenizer), pipe.unet.requires_grad_(
@@ -204,9 +195,9 @@ def _autoencoder(folder: Path) -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(source, torch_dtype=torch.float32)
 
 
-def _pipeline(needs: str, folder: Path, committed: str) -> DiffusionPipeline:
+def _pipeline(needs: str, folder: Path) -> DiffusionPipeline:
     source = folder / needs
-    return pipelines.read(source if source.exists() else path(committed))
+    return pipelines.read(source if source.exists() else path("t2i"))
 
 
 def _snapshot(folder: Path, parts: Parts) -> Callable[[dict[str, torch.Tensor]], None]:
