@@ -17,7 +17,6 @@ from elevator.recipes import PRESETS
 CAPTIONS = (
     "a striped red ring moving left on a teal background",
     "a checkered yellow square moving up on a navy background",
-    "a dotted white star moving right on a brown background",
 )
 ROWS = ("T2V", "T2I, frame by frame", "VideoElevator")
 SCALE, MARGIN, LINE = 2, 4, 14
