@@ -88,8 +88,10 @@ def measure(
 
 
 def _object(clip: Float[Tensor, "f c h w"]) -> Float[Tensor, "f h w"]:
-    """Weights that single out the object: the tenth of a frame that differs most from the median
-    colour of the clip, after a blur that hides the joints of the background.
+    """Weights that single out the object.
+
+    It is the tenth of a frame that differs most from the median colour of the clip, after a blur
+    that hides the joints of the background.
     """
     behind = clip.transpose(0, 1).flatten(1).median(1).values[None, :, None, None]
     away = (clip - behind).square().sum(1, keepdim=True).sqrt()
