@@ -1,7 +1,7 @@
 """What the benchmarks share: the command line, measures of world clips, results as JSON.
 
-The world's scenes are known exactly, so a clip can be judged by plain arithmetic: most of a frame is
-background, and the object is what differs from it most.
+The world's scenes are known exactly, so a clip can be judged by plain arithmetic: most of a frame
+is background, and the object is what differs from it most.
 """
 
 import argparse
