@@ -33,6 +33,7 @@ from elevator.hosts.checkpoints import load_t2i, load_t2v, same_latent_space
 from elevator.hosts.denoiser import denoiser
 from elevator.hosts.pipeline import quiet_deprecation
 from elevator.latent import Latent
+from elevator.pipelines.arguments import clips_and_negatives, frame_size, given_or, require
 from elevator.plan import Plan, plan
 from elevator.recipes import Preset, Recipe, preset_for, videoelevator
 from elevator.samplers import DDIM, LCM, mixed_noise
@@ -256,7 +257,7 @@ class VideoElevatorPipeline(
     ) -> Recipe:
         """The hook and the patches a call with these arguments attaches; see `__call__`."""
         numbers = self._preset(preset)
-        clips, negatives = self._texts(prompt, negative_prompt, prompt_embeds)
+        clips, negatives = clips_and_negatives(prompt, negative_prompt, prompt_embeds)
         if prompt is None and video_prompt_embeds is None:
             raise CheckError(
                 ["prompt_embeds reach only the T2I; give video_prompt_embeds=... for the T2V too"]
@@ -266,7 +267,7 @@ class VideoElevatorPipeline(
             denoiser(
                 self.t2v,
                 None if video_prompt_embeds is not None else prompt,
-                guidance=_or(video_guidance_scale, numbers.video_guidance),
+                guidance=given_or(video_guidance_scale, numbers.video_guidance),
                 negative_prompt=negatives if clips > 1 else negatives[0],
                 prompt_embeds=video_prompt_embeds,
                 negative_prompt_embeds=negative_video_prompt_embeds,
@@ -322,12 +323,12 @@ class VideoElevatorPipeline(
         return plan(
             self.t2i,
             self.recipe(prompt, **call).hook,
-            steps=_or(call.get("num_inference_steps"), numbers.steps),
-            frames=_or(num_frames, numbers.frames),
-            clips=self._texts(prompt, None, call.get("prompt_embeds"))[0],
+            steps=given_or(call.get("num_inference_steps"), numbers.steps),
+            frames=given_or(num_frames, numbers.frames),
+            clips=clips_and_negatives(prompt, None, call.get("prompt_embeds"))[0],
             height=height,
             width=width,
-            guided=_or(guidance_scale, numbers.guidance) > 1,
+            guided=given_or(guidance_scale, numbers.guidance) > 1,
         )
 
     @torch.no_grad()
@@ -400,14 +401,21 @@ class VideoElevatorPipeline(
             CheckError: an argument cannot work; all reasons together, before anything runs.
         """
         numbers = self._preset(preset)
-        steps = _or(num_inference_steps, numbers.steps)
-        guidance = _or(guidance_scale, numbers.guidance)
-        clips, negatives = self._texts(prompt, negative_prompt, prompt_embeds)
-        frames, height, width = self._size(
-            clips, _or(num_frames, numbers.frames), height, width, latents
+        steps = given_or(num_inference_steps, numbers.steps)
+        guidance = given_or(guidance_scale, numbers.guidance)
+        clips, negatives = clips_and_negatives(prompt, negative_prompt, prompt_embeds)
+        size = frame_size(self.unet, self.vae_scale_factor, clips, height, width, latents)
+        frames = given_or(num_frames, numbers.frames) if latents is None else latents.shape[2]
+        weight = given_or(shared_noise, numbers.shared_noise)
+        require(
+            size,
+            self.vae_scale_factor * self._smallest_step(),
+            frames=frames,
+            steps=steps,
+            shared_noise=weight,
+            output_type=output_type,
         )
-        weight = _or(shared_noise, numbers.shared_noise)
-        self._require(height, width, frames, steps, weight, output_type)
+        height, width = size
 
         composed = self.recipe(
             prompt,
@@ -483,73 +491,7 @@ class VideoElevatorPipeline(
     def _preset(self, preset: str | Preset | None) -> Preset:
         return preset_for(self.preset if preset is None else preset)
 
-    @staticmethod
-    def _texts(
-        prompt: str | list[str] | None,
-        negative: str | list[str] | None,
-        prompt_embeds: Tensor | None,
-    ) -> tuple[int, list[str]]:
-        """How many clips are asked for, and a negative prompt for each."""
-        if prompt is None and prompt_embeds is None:
-            raise CheckError(["give a prompt, or prompt_embeds and video_prompt_embeds"])
-        if prompt_embeds is not None:
-            clips = len(prompt_embeds)
-        else:
-            clips = len(prompt) if isinstance(prompt, list) else 1
-        negatives = [negative or ""] * clips if not isinstance(negative, list) else negative
-        if len(negatives) != clips or clips == 0:
-            raise CheckError(
-                [f"{len(negatives)} negative prompts for {clips} clips; give one, or one per clip"]
-            )
-        return clips, negatives
-
-    def _size(
-        self, clips: int, frames: int, height: int | None, width: int | None, latents: Latent | None
-    ) -> tuple[int, int, int]:
-        """Frames, height and width in pixels: as asked, of given latents, or the T2I's own."""
-        own, factor = self.unet.config.sample_size, self.vae_scale_factor
-        sides = (own, own) if isinstance(own, int) else own
-        if latents is not None:
-            b, c, frames, *sides = latents.shape
-            sizes = zip((height, width), sides, strict=True)
-            asked_otherwise = any(size not in (None, side * factor) for size, side in sizes)
-            if b != clips or c != self.unet.config.in_channels or asked_otherwise:
-                raise CheckError(
-                    [
-                        f"latents of shape {tuple(latents.shape)} do not fit {clips} clips of "
-                        f"{self.unet.config.in_channels} channels, height {height} and width "
-                        f"{width}; their axes are b c f h w, {factor} pixels to a latent pixel"
-                    ]
-                )
-        return frames, _or(height, sides[0] * factor), _or(width, sides[1] * factor)
-
-    def _require(
-        self, height: int, width: int, frames: int, steps: int, weight: float, output_type: str
-    ) -> None:
-        """Refuse arguments that cannot work, all at once."""
-        problems = []
-        factor = self.vae_scale_factor * self._smallest_step()
-        for name, size in (("height", height), ("width", width)):
-            if size < factor or size % factor:
-                problems.append(
-                    f"{name} is {size}, but must be a positive multiple of {factor}; "
-                    f"try {max(1, round(size / factor)) * factor}"
-                )
-        for name, count in (("num_frames", frames), ("num_inference_steps", steps)):
-            if count < 1:
-                problems.append(f"{name} is {count}, but must be at least 1")
-        if weight < 0:
-            problems.append(f"shared_noise is {weight}, but must be 0 or more")
-        if output_type not in ("pil", "np", "pt", "latent"):
-            problems.append(f"output_type {output_type!r} is unknown; use pil, np, pt or latent")
-        if problems:
-            raise CheckError(problems)
-
     def _smallest_step(self) -> int:
         """How often both networks halve a latent: its sides must be multiples of that."""
         halvings = (len(net.config.down_block_types) - 1 for net in (self.unet, self.video_unet))
         return int(2 ** max(halvings))
-
-
-def _or(value: float | None, default: float) -> Any:
-    return default if value is None else value
