@@ -75,9 +75,10 @@ def preset_for(name: str | Preset) -> Preset:
     return PRESETS[name]
 
 
-FAST_INVERSION_CALLS = 6
-"""Network calls per inversion where `fast` is set: the most that keeps every published preset under
-half of the reference's T2I work. `benchmarks/videoelevator.py` measures what it costs."""
+FAST_STRIDE = 3
+"""Levels an inversion climbs per network call where `fast` is set: the least that keeps every
+published preset under half of the reference's T2I work. `benchmarks/videoelevator.py` measures what
+it costs."""
 
 
 def videoelevator(
@@ -113,7 +114,7 @@ def videoelevator(
         lowpass: the filter, applied at every refinement but the last, as published; `identity()`
             for none.
         solver: makes the T2V's steps; DDIM by default, `LCM()` for consistency models.
-        fast: few network calls per inversion and no correction.
+        fast: one network call per three levels of an inversion, and no correction.
         patches: changes inside the T2I; `()` leaves frames independent.
 
     Raises:
@@ -144,7 +145,7 @@ def videoelevator(
         at(indices, SDEdit(t2v, calls, solver or DDIM())),
     )
     if fast:
-        rule = DDIMInversion(invert, calls=FAST_INVERSION_CALLS)
+        rule = DDIMInversion(invert, stride=FAST_STRIDE)
     else:
         # The host's own call holds the correction's prediction right after a refinement.
         rule = DDIMInversion(invert, correct, reuse=correct is not None)

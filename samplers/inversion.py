@@ -44,15 +44,15 @@ class DDIMInversion(Renoise[_Trail]):
             unguided: `el.denoiser(t2i, negative, guidance=1)`.
         correct: the host's network as used for the correction; the paper uses the prompt, unguided:
             `el.denoiser(t2i, prompt, guidance=1)`. None: no correction.
-        calls: at most this many network calls per inversion, spread evenly over the levels; None
-            visits every level. The correction needs every level, so it excludes `calls`.
+        stride: visit every `stride`-th level only, counted back from the one to reach, >= 1. The
+            correction needs every level, so it excludes a stride.
         reuse: take the correction of the step right after a refinement from the host's own call,
             whose conditional half it repeats when `correct` is the host's prompt and network.
     """
 
     invert: Denoiser
     correct: Denoiser | None = None
-    calls: int | None = None
+    stride: int = 1
     reuse: bool = False
 
     paper: ClassVar[str | None] = """@article{zhang2024videoelevator,
@@ -80,13 +80,13 @@ class DDIMInversion(Renoise[_Trail]):
 }"""
 
     def __post_init__(self) -> None:
-        """Check the number of calls."""
-        if self.calls is not None and self.calls < 1:
-            raise ValueError(f"DDIMInversion takes calls >= 1 or None, got {self.calls}")
-        if self.calls is not None and self.correct is not None:
+        """Check the stride."""
+        if self.stride < 1:
+            raise ValueError(f"DDIMInversion takes stride >= 1, got {self.stride}")
+        if self.stride > 1 and self.correct is not None:
             raise ValueError(
                 "the correction needs the inverted latent at every level; give DDIMInversion "
-                "either correct=... or calls=..., not both"
+                "either correct=... or stride=..., not both"
             )
 
     def init(self, run: Run) -> _Trail:
@@ -132,7 +132,7 @@ class DDIMInversion(Renoise[_Trail]):
         """The clean latent and its inversions at each level visited, up to `step.next`."""
         schedule = step.run.schedule
         latent, old, trail = clean, schedule.final, [clean]
-        for index in _ladder(len(schedule) - 1, step.index + 1, self.calls):
+        for index in _ladder(len(schedule) - 1, step.index + 1, self.stride):
             new = schedule[index]
             prediction = self.invert(latent, Level(old.alpha, old.sigma, new.timestep))
             latent = new.alpha * prediction.clean + new.sigma * prediction.noise
@@ -141,9 +141,6 @@ class DDIMInversion(Renoise[_Trail]):
         return trail
 
 
-def _ladder(cleanest: int, noisiest: int, calls: int | None) -> list[int]:
-    """Schedule rows from the cleanest up to the noisiest, thinned evenly to at most `calls`."""
-    rows = list(range(cleanest, noisiest - 1, -1))
-    if calls is None or calls >= len(rows):
-        return rows
-    return [rows[round((place + 1) * len(rows) / calls) - 1] for place in range(calls)]
+def _ladder(cleanest: int, noisiest: int, stride: int) -> list[int]:
+    """Schedule rows from the cleanest up to the noisiest, which is always one of them."""
+    return list(range(noisiest, cleanest + 1, stride))[::-1]

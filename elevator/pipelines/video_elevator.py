@@ -381,7 +381,7 @@ class VideoElevatorPipeline(
             t2v_steps: T2V steps per refinement.
             lowpass: the filter before the T2V; `el.identity()` for none.
             shared_noise: weight of the initial noise all frames share.
-            fast: fewer inversion calls and no correction.
+            fast: a third of the inversion calls, and no correction.
             hook: a hook of your own, run after VideoElevator's in every step.
             eta: DDIM's eta, for both models.
             generator: one, or one per clip: initial noise and every draw follow from it.
