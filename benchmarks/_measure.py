@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 import elevator
-from elevator import world
+from elevator import metrics, world
 
 __all__ = ["arguments", "interval", "measure", "save", "table"]
 
@@ -58,63 +57,24 @@ def measure(
     Returns:
         `sharpness`: mean absolute Laplacian. `flicker`: mean absolute difference of neighbouring
         frames. `motion`: 1 where the object goes the way the caption says, else 0. `jitter`: RMS
-        second difference of the object's position, in pixels. `colour`: distance between the
-        object's mean colour and the one named.
+        second difference of the object's position, in pixels. `change`: mean absolute difference of
+        neighbouring frames along the object's way. `colour`: distance between the object's mean
+        colour and the one named.
     """
     found: dict[str, list[float]] = {
-        name: [] for name in ("sharpness", "flicker", "motion", "jitter", "colour")
+        name: [] for name in ("sharpness", "flicker", "motion", "jitter", "change", "colour")
     }
     for clip, scene in zip(clips, scenes, strict=True):
-        grey = clip.mean(1)
-        laplacian = (
-            4 * grey[:, 1:-1, 1:-1]
-            - grey[:, :-2, 1:-1]
-            - grey[:, 2:, 1:-1]
-            - grey[:, 1:-1, :-2]
-            - grey[:, 1:-1, 2:]
-        )
-        found["sharpness"].append(float(laplacian.abs().mean()))
-        found["flicker"].append(float((clip[1:] - clip[:-1]).abs().mean()))
-        weight = _object(clip)
-        centre = _centre(weight)
-        found["motion"].append(float(_heading(centre) == scene.motion))
-        found["jitter"].append(
-            float((centre[2:] - 2 * centre[1:-1] + centre[:-2]).square().mean() ** 0.5)
-        )
+        weight, path = metrics.object_weights(clip), metrics.centres(clip)
         colour = (clip * weight[:, None]).sum((0, 2, 3)) / weight.sum().clamp_min(1e-6)
         named = torch.tensor(world.COLOURS[scene.colour])
+        found["sharpness"].append(float(metrics.sharpness(clip).mean()))
+        found["flicker"].append(float((clip[1:] - clip[:-1]).abs().mean()))
+        found["motion"].append(float(metrics.heading(path) == scene.motion))
+        found["jitter"].append(metrics.jitter(path))
+        found["change"].append(metrics.appearance_change(clip))
         found["colour"].append(float((colour - named).square().sum().sqrt()))
     return {name: np.array(values) for name, values in found.items()}
-
-
-def _object(clip: Float[Tensor, "f c h w"]) -> Float[Tensor, "f h w"]:
-    """Weights that single out the object.
-
-    It is the tenth of a frame that differs most from the median colour of the clip, after a blur
-    that hides the joints of the background.
-    """
-    behind = clip.transpose(0, 1).flatten(1).median(1).values[None, :, None, None]
-    away = (clip - behind).square().sum(1, keepdim=True).sqrt()
-    away = avg_pool2d(away, 5, stride=1, padding=2)[:, 0]
-    return (away - away.flatten(1).quantile(0.9, dim=1)[:, None, None]).clamp_min(0)
-
-
-def _centre(weight: Float[Tensor, "f h w"]) -> Float[Tensor, "f 2"]:
-    total = weight.sum((1, 2)).clamp_min(1e-6)
-    x = (weight.sum(1) * torch.arange(weight.shape[2])).sum(1) / total
-    y = (weight.sum(2) * torch.arange(weight.shape[1])).sum(1) / total
-    return torch.stack([x, y], 1)
-
-
-def _heading(centre: Float[Tensor, "f 2"]) -> str:
-    """The motion whose direction the object's path takes; under half a pixel a frame is none."""
-    times = torch.arange(len(centre), dtype=torch.float32)
-    times = times - times.mean()
-    slope = (times[:, None] * centre).sum(0) / times.square().sum()
-    if float(slope.norm()) < 0.5:
-        return "standing still"
-    named = {word: torch.tensor(way, dtype=torch.float32) for word, way in world.MOTIONS.items()}
-    return max(named, key=lambda word: float(slope @ named[word]))
 
 
 def interval(
