@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["degrade"]
+__all__ = ["blur", "degrade"]
 
 BLUR = 1.8
 """Standard deviation of the Gaussian blur, in pixels of a 64-pixel frame."""
@@ -40,12 +40,13 @@ def degrade(clips: Float[Tensor, "*batch c h w"]) -> Float[Tensor, "*batch c h w
             f"{BLOCK}. Crop or resize the clip."
         )
     flat = clips.reshape(-1, 1, height, width)
-    soft = _blur(flat, BLUR * min(height, width) / 64)
+    soft = blur(flat, BLUR * min(height, width) / 64)
     dull = GREY + CONTRAST * (soft - GREY)
     return _compress(dull).clamp_(0, 1).reshape(clips.shape)
 
 
-def _blur(frames: Float[Tensor, "n 1 h w"], sigma: float) -> Float[Tensor, "n 1 h w"]:
+def blur(frames: Float[Tensor, "n 1 h w"], sigma: float) -> Float[Tensor, "n 1 h w"]:
+    """Gaussian blur with a standard deviation of `sigma` pixels."""
     rows, columns = (_gaussian(side, sigma).to(frames) for side in frames.shape[-2:])
     return rows @ frames @ columns.T
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import max_pool2d, pad
+
+from elevator.world.outline import outline
 
 __all__ = ["ink"]
 
@@ -32,12 +33,7 @@ def ink(stills: Float[Tensor, "*batch c h w"]) -> Float[Tensor, "*batch c h w"]:
     """
     flat = stills.reshape(-1, *stills.shape[-3:])
     height, width = flat.shape[-2:]
-    border = torch.cat([flat[..., 0, :], flat[..., -1, :], flat[..., 0], flat[..., -1]], -1)
-    behind = border.median(-1).values[..., None, None]
-    far = (flat - behind).abs().amax(1, keepdim=True)
-    far = _spread(-_spread(-far))
-    body = ((far - 0.12) / 0.08).clamp(0, 1)
-    outline = _edges(flat * body + behind * (1 - body))
+    body, lines = outline(flat)
     paper, pen = (
         torch.tensor(c, dtype=flat.dtype, device=flat.device)[:, None, None] for c in (PAPER, PEN)
     )
@@ -46,18 +42,5 @@ def ink(stills: Float[Tensor, "*batch c h w"]) -> Float[Tensor, "*batch c h w"]:
     row = torch.arange(height, device=flat.device)[:, None]
     column = torch.arange(width, device=flat.device)
     hatch = ((row + column) % HATCH_PERIOD == 0).to(flat) * HATCH_DEPTH * body
-    mark = torch.maximum(outline, hatch)
+    mark = torch.maximum(lines, hatch)
     return (washed * (1 - mark) + pen * mark).clamp(0, 1).reshape(stills.shape)
-
-
-def _spread(plane: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
-    """The largest value within one pixel. Of the negative first, it takes thin lines away."""
-    return max_pool2d(plane, 3, stride=1, padding=1)
-
-
-def _edges(frames: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 h w"]:
-    """How strongly the colour changes at a pixel, 0 where it hardly does, 1 at a clear edge."""
-    around = pad(frames, (1,) * 4, mode="replicate")
-    across = (around[..., 1:-1, 2:] - around[..., 1:-1, :-2]).abs()
-    down = (around[..., 2:, 1:-1] - around[..., :-2, 1:-1]).abs()
-    return ((torch.maximum(across, down).amax(1, keepdim=True) - 0.22) / 0.2).clamp(0, 1)
