@@ -1,7 +1,7 @@
 """Where the object of a clip is, how it moves, and whether it stays itself.
 
 The clips of `elevator.world` show one object on a plain ground, so it is what differs most from the
-colour that most of the clip has; nothing is learnt here.
+colours that most of a frame has; nothing is learnt here.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ PART = 0.1
 """Part of a frame that is taken for the object."""
 BLUR = 5
 """Side in pixels of the box blur that hides the joints of the background."""
+FITS, NOISE = 8, 0.02
+"""Repetitions of the fit of the background, and the distance in [0, 1] that counts as none."""
 STILL = 0.5
 """Speed in pixels a frame under which an object counts as standing still."""
 WINDOW = 0.5
@@ -30,16 +32,34 @@ WINDOW = 0.5
 def object_weights(clip: Float[Tensor, "f c h w"]) -> Float[Tensor, "f h w"]:
     """Weights that single out the object: the tenth of each frame farthest from the background.
 
-    The background is the median colour of the whole clip.
+    The background of a frame is the plane fitted to its colours, in x and y, so that uneven light
+    does not pass for an object. The fit takes the object's pixels for the outliers they are:
+    weighted least squares, repeated with weights of one over the distance from the plane.
 
     Args:
         clip: values in [0, 1].
     """
-    behind = clip.transpose(0, 1).flatten(1).median(1).values[None, :, None, None]
-    away = (clip - behind).square().sum(1, keepdim=True).sqrt()
+    away = (clip - _background(clip)).square().sum(1, keepdim=True).sqrt()
     away = avg_pool2d(away, BLUR, stride=1, padding=BLUR // 2)[:, 0]
     least = away.flatten(1).quantile(1 - PART, dim=1)
     return (away - least[:, None, None]).clamp_min(0)
+
+
+def _background(clip: Float[Tensor, "f c h w"]) -> Float[Tensor, "f c h w"]:
+    """The plane through most of each frame's colours."""
+    height, width = clip.shape[-2:]
+    y, x = torch.meshgrid(
+        torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"
+    )
+    plane = torch.stack([torch.ones_like(x), x, y], -1).flatten(0, 1)
+    colours = clip.flatten(2).transpose(1, 2)
+    weight = torch.ones(len(clip), height * width, 1)
+    fitted = colours
+    for _ in range(FITS):
+        root = weight.sqrt()
+        fitted = plane @ torch.linalg.lstsq(root * plane, root * colours).solution
+        weight = 1 / (colours - fitted).norm(dim=2, keepdim=True).clamp_min(NOISE)
+    return fitted.transpose(1, 2).unflatten(2, (height, width))
 
 
 def centres(clip: Float[Tensor, "f c h w"]) -> Float[Tensor, "f 2"]:

@@ -11,10 +11,12 @@ from elevator.metrics import appearance_change, centres, heading, jitter, sharpn
 SCENES = world.draw(40, seed=11)
 
 
-@pytest.mark.parametrize("look", ["crisp", "degraded"])
+@pytest.mark.parametrize("look", ["crisp", "degraded", "unevenly lit"])
 def test_objects_are_found_and_their_motion_is_named(look: str) -> None:
     clips = world.render(SCENES, seed=3)
-    if look == "degraded":
+    if look == "unevenly lit":
+        clips = world.lamp(clips)
+    if look != "crisp":
         clips = world.degrade(clips)
     where = world.layout(SCENES, frames=8, size=64, seed=3).centre
     paths = torch.stack([centres(clip) for clip in clips])
