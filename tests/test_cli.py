@@ -431,7 +431,16 @@ def test_doctor_tells_versions_devices_and_missing_extras(
 ) -> None:
     assert main(["doctor"]) == 0
     told = capsys.readouterr().out
-    for word in ("torch", "diffusers", "huggingface_hub", "einops", "cpu", "memory", "xformers"):
+    for word in (
+        "torch",
+        "diffusers",
+        "huggingface_hub",
+        "einops",
+        "cpu",
+        "memory",
+        "xformers",
+        "scipy",
+    ):
         assert word in told
     assert "missing: pip" not in told
 
@@ -456,11 +465,12 @@ def test_zoo_train_calls_the_recipe(
     monkeypatch.setattr(train, "train", fake)
     assert main(["zoo", "train", "t2i", "--steps", "3", "--out", "x", "--no-resume"]) == 0
     assert seen == [(("t2i", 3, "x", None), {"resume": False})]
-    for name in ("vae", *train.RECIPES):
+    for name in ("vae", "recogniser", *train.RECIPES):
         assert main(["zoo", "train", name]) == 0
         assert seen[-1] == ((name, None, None, None), {"resume": True})
     assert main(["zoo", "train", "sora"]) == 2
-    assert "no model 'sora' to train; choose one of vae, t2i, " in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "no model 'sora' to train; choose one of vae, recogniser, t2i, " in told
 
 
 def test_no_command_is_an_error_and_version_is_none(capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,7 +88,7 @@ def undeclared(imported: set[str], declared: set[str]) -> set[str]:
 def test_what_is_imported_is_declared(pyproject: dict[str, Any]) -> None:
     project = pyproject["project"]
     extras = project["optional-dependencies"]
-    declared = distributions([*project["dependencies"], *extras["xformers"]])
+    declared = distributions([*project["dependencies"], *extras["xformers"], *extras["metrics"]])
     assert not undeclared(third_party("elevator", "samplers", "filters"), declared)
     assert not undeclared(
         third_party("tests", "benchmarks"), declared | distributions(extras["test"])

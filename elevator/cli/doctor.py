@@ -20,6 +20,7 @@ _EXTRAS = {
         "attention with less memory on NVIDIA GPUs, by "
         "pipe.enable_xformers_memory_efficient_attention()"
     ),
+    "scipy": "the Fréchet distance of elevator.metrics",
 }
 
 

@@ -33,7 +33,7 @@ def _list() -> None:
 def _train(given: argparse.Namespace) -> None:
     from elevator.zoo.train import RECIPES, train
 
-    known = ("vae", *RECIPES)
+    known = ("vae", "recogniser", *RECIPES)
     if given.name not in known:
         raise CheckError(
             [f"there is no model {given.name!r} to train; choose one of {', '.join(known)}"]

@@ -7,7 +7,9 @@ crisp edges and textures, the background has fine joints, and everything in a cl
 from elevator.world.degrade import degrade
 from elevator.world.flow import flow
 from elevator.world.ink import ink
+from elevator.world.lamp import lamp
 from elevator.world.layout import Layout, layout
+from elevator.world.neon import neon
 from elevator.world.render import render
 from elevator.world.scene import (
     BACKGROUNDS,
@@ -34,7 +36,9 @@ __all__ = [
     "draw",
     "flow",
     "ink",
+    "lamp",
     "layout",
+    "neon",
     "render",
     "scenes",
 ]

@@ -1,8 +1,8 @@
 """Small trained checkpoints in diffusers format, and the recipe that trained them.
 
 Three models of the procedural world (`elevator.world`): `t2i` paints crisp stills, `t2v` films soft
-ones that move as told, `t2i-ink` is a personalised `t2i`. They share autoencoder, text encoder and
-tokenizer, as VideoElevator asks of a T2I and a T2V.
+ones that move as told, `t2i-ink` is a personalised `t2i`. They share the autoencoder, as
+VideoElevator asks of a T2I and a T2V; like many real ones, the T2V has its own text encoder.
 
 Example:
     >>> from elevator import zoo

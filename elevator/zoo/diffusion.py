@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import rearrange
@@ -17,13 +17,21 @@ from elevator.zoo import networks
 from elevator.zoo.vae import stills
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet3DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
-__all__ = ["FRAMES", "Filming", "Painting", "Parts"]
+__all__ = ["FRAMES", "Filming", "Framing", "Painting", "Parts"]
 
 FRAMES = 8
 """Frames of a clip."""
+MOTION_WORDS = ("left", "right", "up", "down", "standing", "still")
+"""The words that the text encoder has learnt, from stills, to be without meaning."""
+CHUNK = 16
+"""Frames encoded at once; more do not fit a processor's cache."""
+LEAN = 1.5
+"""How much a T2V's training leans to noisy levels, where motion has to come from the caption."""
+LOUD = 4.0
+"""Spread of the new embeddings of those words, that of a text's hidden states in the last layer."""
 UNCAPTIONED = 0.1
 """Share of the examples that are shown without their caption, for classifier-free guidance."""
 
@@ -44,8 +52,9 @@ class Parts:
     @torch.no_grad()
     def latents(self, frames: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c hl wl"]:
         """Frames in [0, 1] as latents of about unit spread."""
-        code = self.vae.encode((frames * 2 - 1).to(self.device)).latent_dist.mean
-        return code * self.vae.config.scaling_factor
+        pixels = (frames * 2 - 1).to(self.device)
+        parts = [self.vae.encode(part).latent_dist.mean for part in pixels.split(CHUNK)]
+        return torch.cat(parts) * self.vae.config.scaling_factor
 
     def embed(
         self, scenes: Sequence[world.Scene], generator: torch.Generator
@@ -66,15 +75,20 @@ class Parts:
 
 def _velocity_error(
     unet: nn.Module,
+    scheduler: DDIMScheduler,
     latents: Float[Tensor, "b c ..."],
     embeddings: Float[Tensor, "b tokens d"],
     generator: torch.Generator,
+    lean: float = 1.0,
 ) -> Tensor:
-    """Squared error of the predicted v at levels drawn uniformly, one for each example."""
-    scheduler = networks.scheduler()
+    """Squared error of the predicted v, at one level for each example.
+
+    Levels are drawn uniformly, or more often noisy ones where `lean` is above 1.
+    """
     noise = torch.randn(latents.shape, generator=generator).to(latents)
-    levels = torch.randint(len(scheduler.alphas_cumprod), (len(latents),), generator=generator)
-    levels = levels.to(latents.device)
+    top = len(scheduler.alphas_cumprod)
+    drawn = top * (1 - torch.rand(len(latents), generator=generator) ** lean)
+    levels = drawn.long().clamp_max(top - 1).to(latents.device)
     noisy = scheduler.add_noise(latents, noise, levels)
     guess = unet(noisy, levels, encoder_hidden_states=embeddings).sample
     return mse_loss(guess, scheduler.get_velocity(latents, noise, levels))
@@ -91,7 +105,6 @@ class Painting:
         *,
         style: Callable[[Tensor], Tensor] | None = None,
         joint: int = 0,
-        on_frozen: Callable[[dict[str, Tensor]], None] | None = None,
     ) -> None:
         """Set up the training.
 
@@ -102,13 +115,11 @@ class Painting:
             style: changes the crisp stills, for a personalised model.
             joint: step at which the text encoder is set to its average and frozen; 0 leaves it
                 alone.
-            on_frozen: called then, with the average of the weights.
         """
         self.parts, self.batch, self.style, self.joint = parts, batch, style, joint
         self.weights = nn.ModuleDict(
             {"unet": unet, "text": parts.text} if joint else {"unet": unet}
         )
-        self.on_frozen = on_frozen
 
     def loss(self, step: int, generator: torch.Generator) -> Tensor:
         """Error of the predicted v on a batch of stills."""
@@ -116,7 +127,8 @@ class Painting:
         latents = self.parts.latents(self.style(frames) if self.style else frames)
         with torch.set_grad_enabled(step < self.joint):
             embeddings = self.parts.embed(scenes, generator)
-        return _velocity_error(self.weights["unet"], latents, embeddings, generator)
+        scheduler = networks.scheduler()
+        return _velocity_error(self.weights["unet"], scheduler, latents, embeddings, generator)
 
     def after(self, step: int, average: dict[str, Tensor]) -> None:
         """Freeze the text encoder at its average when its time has come."""
@@ -125,46 +137,108 @@ class Painting:
         prefix = "text."
         text = {k.removeprefix(prefix): v for k, v in average.items() if k.startswith(prefix)}
         self.weights["text"].load_state_dict(text)
-        if self.on_frozen:
-            self.on_frozen(average)
+
+
+def _footage(
+    count: int, generator: torch.Generator
+) -> tuple[list[world.Scene], Float[Tensor, "b f c h w"]]:
+    """Scenes, and clips of them as a web video shows them."""
+    first, second = torch.randint(2**40, (2,), generator=generator).tolist()
+    scenes = world.draw(count, seed=first)
+    clips = world.render(scenes, frames=FRAMES, size=networks.SIZE, seed=second)
+    return scenes, world.degrade(world.lamp(clips))
+
+
+class Framing:
+    """An image U-Net and its text encoder on single frames of clips: where a video model starts.
+
+    What words of motion say about the place of an object is learnt here, many times faster.
+    """
+
+    def __init__(self, parts: Parts, unet: nn.Module, painter: nn.Module, batch: int) -> None:
+        """Take over what `painter` has, but for the words of motion.
+
+        Args:
+            parts: autoencoder, tokenizer, and the text encoder, which is trained in place.
+            unet: an image U-Net of the video U-Net's blocks, trained in place.
+            painter: the image U-Net.
+            batch: frames a step, each of another clip.
+        """
+        unet.load_state_dict(_shared(painter, unet), strict=False)
+        _forget_motion(parts)
+        self.parts, self.batch = parts, batch
+        self.weights = nn.ModuleDict({"unet": unet, "text": parts.text})
+
+    def loss(self, step: int, generator: torch.Generator) -> Tensor:
+        """Error of the predicted v on a batch of frames."""
+        scenes, clips = _footage(self.batch, generator)
+        chosen = torch.randint(FRAMES, (self.batch,), generator=generator)
+        latents = self.parts.latents(clips[torch.arange(self.batch), chosen])
+        embeddings = self.parts.embed(scenes, generator)
+        unet, scheduler = self.weights["unet"], networks.scheduler(video=True)
+        return _velocity_error(unet, scheduler, latents, embeddings, generator, LEAN)
+
+    def after(self, step: int, average: dict[str, Tensor]) -> None:
+        """Nothing to do between steps."""
 
 
 class Filming:
-    """The video U-Net on degraded clips; its spatial layers start as the image U-Net's."""
+    """The video U-Net and its text encoder on degraded clips; its spatial layers start trained."""
 
-    def __init__(self, parts: Parts, unet: nn.Module, painter: nn.Module, batch: int) -> None:
-        """Take over the weights of `painter` and set the temporal layers to change nothing.
+    def __init__(
+        self, parts: Parts, unet: UNet3DConditionModel, painter: nn.Module, batch: int
+    ) -> None:
+        """Take over what `painter` has and set the other layers to change nothing.
 
         Args:
-            parts: autoencoder, text encoder and tokenizer; none of them is trained.
+            parts: autoencoder, tokenizer, and the text encoder, which is trained in place.
             unet: the video U-Net, trained in place.
-            painter: the image U-Net.
+            painter: the image U-Net of the same blocks.
             batch: clips a step.
         """
         from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 
-        unknown = unet.load_state_dict(painter.state_dict(), strict=False).unexpected_keys
-        if unknown:
-            raise ValueError(
-                f"The video U-Net has no layer for {unknown[0]!r} ({len(unknown)} such names); "
-                "build both U-Nets with the same blocks and use_linear_projection=True."
-            )
+        unet.load_state_dict(_shared(painter, unet), strict=False)
         for module in unet.modules():
             if isinstance(module, TransformerTemporalModel):
                 nn.init.zeros_(module.proj_out.weight)
                 nn.init.zeros_(module.proj_out.bias)
-        self.parts, self.weights, self.batch = parts, unet.eval(), batch  # eval: without dropout
+        # The class has this layer whatever the settings, with eight heads at full resolution: a
+        # third of all the work, for attention that does not know the order of the frames.
+        unet.transformer_in.forward = _unchanged
+        self.parts, self.batch = parts, batch
+        self.weights = nn.ModuleDict({"unet": unet, "text": parts.text}).eval()  # no dropout
 
     def loss(self, step: int, generator: torch.Generator) -> Tensor:
         """Error of the predicted v on a batch of clips."""
-        first, second = torch.randint(2**40, (2,), generator=generator).tolist()
-        scenes = world.draw(self.batch, seed=first)
-        clips = world.degrade(world.render(scenes, frames=FRAMES, size=networks.SIZE, seed=second))
+        scenes, clips = _footage(self.batch, generator)
         latents = self.parts.latents(rearrange(clips, "b f c h w -> (b f) c h w"))
         latents = rearrange(latents, "(b f) c h w -> b c f h w", b=self.batch)
-        with torch.no_grad():
-            embeddings = self.parts.embed(scenes, generator)
-        return _velocity_error(self.weights, latents, embeddings, generator)
+        embeddings = self.parts.embed(scenes, generator)
+        unet, scheduler = self.weights["unet"], networks.scheduler(video=True)
+        return _velocity_error(unet, scheduler, latents, embeddings, generator, LEAN)
 
     def after(self, step: int, average: dict[str, Tensor]) -> None:
         """Nothing to do between steps."""
+
+
+def _shared(painter: nn.Module, unet: nn.Module) -> dict[str, Tensor]:
+    """The weights of one network that the other has by the same name."""
+    known = unet.state_dict()
+    return {name: weight for name, weight in painter.state_dict().items() if name in known}
+
+
+def _unchanged(hidden: Tensor, **_: object) -> tuple[Tensor]:
+    """What a transformer with a zero output layer gives."""
+    return (hidden,)
+
+
+@torch.no_grad()
+def _forget_motion(parts: Parts) -> None:
+    """Give the words of motion new embeddings, as large as what the layers add to them.
+
+    Smaller ones, such as a fresh text encoder has, would drown in that.
+    """
+    rows = [token for word in MOTION_WORDS for token in parts.tokenizer(word).input_ids[1:-1]]
+    words: Any = parts.text.get_input_embeddings()
+    words.weight[rows] = LOUD * torch.randn(len(rows), words.embedding_dim).to(words.weight)

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
-__all__ = ["Average", "Progress", "Rates", "Task", "fit", "report"]
+from elevator.errors import CheckError
+
+__all__ = ["Average", "Progress", "Rates", "Task", "fit", "leads", "report"]
 
 
 Average: TypeAlias = dict[str, Tensor]
@@ -108,6 +110,7 @@ def fit(
     steps: int,
     seed: int,
     checkpoint: Path,
+    shards: int = 1,
     resume: bool = True,
     save_every: float = 60.0,
     progress: Callable[[Progress], None] = report,
@@ -121,6 +124,8 @@ def fit(
         steps: steps in all, those before an interruption included.
         seed: of everything that is drawn.
         checkpoint: file to go on from and to save to; written aside, then renamed.
+        shards: losses averaged in a step, each with draws of its own; where `torch.distributed` is
+            set up, its processes share them out, and only the first saves and reports.
         resume: whether to go on from an existing checkpoint.
         save_every: seconds between checkpoints.
         progress: called after every step.
@@ -128,6 +133,11 @@ def fit(
     Returns:
         The moving average of the weights.
     """
+    _, processes = _place()
+    if shards % processes:
+        raise CheckError(
+            [f"{shards} shards cannot be shared out evenly among {processes} processes; run fewer"]
+        )
     state = task.weights.state_dict()
     trained = [p for p in task.weights.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=rates.peak, betas=(0.9, 0.99), weight_decay=0.01)
@@ -138,10 +148,12 @@ def fit(
             checkpoint, map_location=next(iter(state.values())).device, weights_only=True
         )
         if saved["steps"] != steps or saved["seed"] != seed:
-            raise ValueError(
-                f"{checkpoint} is a training of {saved['steps']} steps with seed {saved['seed']}, "
-                f"asked were {steps} steps with seed {seed}; ask for the same, "
-                "or train anew with resume=False."
+            raise CheckError(
+                [
+                    f"{checkpoint} is a training of {saved['steps']} steps with seed "
+                    f"{saved['seed']}, asked were {steps} steps with seed {seed}; ask for the "
+                    "same, or train anew with resume=False"
+                ]
             )
         task.weights.load_state_dict(saved["weights"])
         optimizer.load_state_dict(saved["optimizer"])
@@ -158,9 +170,8 @@ def fit(
     began = saved_at = time.monotonic()
     for step in range(start, steps):
         optimizer.param_groups[0]["lr"] = rates.at(step, steps)
-        loss = task.loss(step, torch.Generator().manual_seed(seed * 1_000_003 + step))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = _gradient(task, trained, step, shards, seed)
         nn.utils.clip_grad_norm_(trained, rates.clip)
         optimizer.step()
         done = step + 1
@@ -169,14 +180,46 @@ def fit(
             average[key].lerp_(value, 1 - decay) if value.is_floating_point() else average[
                 key
             ].copy_(value)
-        mean = (
-            loss.item() if math.isnan(mean) else mean + (loss.item() - mean) * max(0.01, 1 / done)
-        )
+        mean = loss if math.isnan(mean) else mean + (loss - mean) * max(0.01, 1 / done)
         task.after(done, average)
         now = time.monotonic()
+        if not leads():
+            continue
         if now - saved_at >= save_every or done == steps:
             save(done)
             saved_at = now
         left = (now - began) / (done - start) * (steps - done)
         progress(Progress(name, done, steps, mean, left))
     return average
+
+
+def leads() -> bool:
+    """Whether this process is the one that writes, of those that share a training."""
+    return _place()[0] == 0
+
+
+def _place() -> tuple[int, int]:
+    """This process's number, from 0, and how many there are."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def _gradient(task: Task, trained: list[nn.Parameter], step: int, shards: int, seed: int) -> float:
+    """Leave the gradient of a step's mean loss in `trained`, and return this process's share."""
+    rank, processes = _place()
+    total = 0.0
+    for shard in range(rank, shards, processes):
+        # Of a seed, torch's generator heeds the lowest 32 bits only.
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step * shards + shard)
+        loss = task.loss(step, generator) / shards
+        loss.backward()
+        total += loss.item()
+    if processes > 1:
+        gradients = [p.grad for p in trained if p.grad is not None]
+        joined = torch.cat([g.flatten() for g in gradients])
+        distributed.all_reduce(joined)
+        parts = joined.split([g.numel() for g in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+    return total * processes

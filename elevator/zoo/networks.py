@@ -60,10 +60,13 @@ def text_encoder(vocabulary: int, start: int, end: int, length: int) -> CLIPText
     )
 
 
-def unet2d() -> UNet2DConditionModel:
+def unet2d(*, video: bool = False) -> UNet2DConditionModel:
     """The image U-Net, with self- and cross-attention at every level.
 
     `attention_head_dim` is diffusers' historical name for the *number* of heads here.
+
+    Args:
+        video: leave out attention at the upper level, as `unet3d` does.
     """
     from diffusers import UNet2DConditionModel
 
@@ -71,8 +74,11 @@ def unet2d() -> UNet2DConditionModel:
         sample_size=SIZE // FACTOR,
         in_channels=LATENT,
         out_channels=LATENT,
-        down_block_types=("CrossAttnDownBlock2D",) * 2,
-        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        down_block_types=(
+            "DownBlock2D" if video else "CrossAttnDownBlock2D",
+            "CrossAttnDownBlock2D",
+        ),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D" if video else "CrossAttnUpBlock2D"),
         block_out_channels=WIDTHS,
         layers_per_block=1,
         cross_attention_dim=TEXT,
@@ -85,7 +91,8 @@ def unet2d() -> UNet2DConditionModel:
 def unet3d() -> UNet3DConditionModel:
     """The video U-Net: the image U-Net's layers by the same names, and temporal ones between.
 
-    Here `attention_head_dim` is the channels of a head, so both have the same heads.
+    It attends at the lower level only, which takes a third of the time. Here `attention_head_dim`
+    is the channels of a head, so both have the same heads.
     """
     from diffusers import UNet3DConditionModel
 
@@ -93,8 +100,8 @@ def unet3d() -> UNet3DConditionModel:
         sample_size=SIZE // FACTOR,
         in_channels=LATENT,
         out_channels=LATENT,
-        down_block_types=("CrossAttnDownBlock3D",) * 2,
-        up_block_types=("CrossAttnUpBlock3D",) * 2,
+        down_block_types=("DownBlock3D", "CrossAttnDownBlock3D"),
+        up_block_types=("CrossAttnUpBlock3D", "UpBlock3D"),
         block_out_channels=WIDTHS,
         layers_per_block=1,
         cross_attention_dim=TEXT,
@@ -103,19 +110,24 @@ def unet3d() -> UNet3DConditionModel:
     )
 
 
-def scheduler() -> DDIMScheduler:
-    """Stable Diffusion's schedule, with v-prediction.
+def scheduler(*, video: bool = False) -> DDIMScheduler:
+    """Stable Diffusion's schedule for images or LaVie's for video, with v-prediction.
 
     A network that predicts v learns colours also at the noisiest levels, where a noise prediction
     says next to nothing about the clean latent.
+
+    Args:
+        video: take LaVie's (and DDPM's) linear betas. They end at a hundredth of the signal that
+            Stable Diffusion's leave: over eight frames those still show which way things move, so
+            a T2V trained on them would read the motion off the noise and not ask the caption.
     """
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(
         num_train_timesteps=1000,
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
+        beta_schedule="linear" if video else "scaled_linear",
+        beta_start=0.0001 if video else 0.00085,
+        beta_end=0.02 if video else 0.012,
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,

@@ -31,6 +31,7 @@ def write(folder: Path, parts: Parts, unet: nn.Module) -> None:
     """
     from diffusers import StableDiffusionPipeline, TextToVideoSDPipeline, UNet3DConditionModel
 
+    video = isinstance(unet, UNet3DConditionModel)
     modules = {"vae": parts.vae, "text_encoder": parts.text, "unet": unet}
     aside = folder.with_name(folder.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
@@ -38,8 +39,8 @@ def write(folder: Path, parts: Parts, unet: nn.Module) -> None:
         given: dict[str, object] = {
             name: copy.deepcopy(module).to("cpu", torch.float16) for name, module in modules.items()
         }
-        given |= {"tokenizer": parts.tokenizer, "scheduler": networks.scheduler()}
-        if isinstance(unet, UNet3DConditionModel):
+        given |= {"tokenizer": parts.tokenizer, "scheduler": networks.scheduler(video=video)}
+        if video:
             pipe = TextToVideoSDPipeline(**given)
         else:
             given |= {"safety_checker": None, "feature_extractor": None}

@@ -1,12 +1,14 @@
 """How the checkpoints of the zoo were made: `python -m elevator.zoo.train NAME`.
 
-The order is vae, t2i, then t2v and t2i-ink; t2v starts from the snapshot that t2i leaves when its
-text encoder is frozen, so the two can run side by side.
+The order is vae, t2i, then t2i-ink, and t2v-start with t2v after it. For the last two,
+`torchrun --nproc_per_node 2 -m elevator.zoo.train t2v` shares the work out between two processes;
+the losses are the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +19,11 @@ import torch
 from torch import Tensor
 
 from elevator import world
-from elevator.zoo import networks, path, pipelines, tokenizer
-from elevator.zoo.diffusion import Filming, Painting, Parts
-from elevator.zoo.loop import Average, Progress, Rates, Task, fit, report
+from elevator.errors import CheckError
+from elevator.zoo import names, networks, path, pipelines, tokenizer
+from elevator.zoo.diffusion import Filming, Framing, Painting, Parts
+from elevator.zoo.loop import Average, Progress, Rates, Task, fit, leads, report
+from elevator.zoo.recogniser import Recogniser, Recognising
 from elevator.zoo.vae import Autoencoding, Stage, save
 
 if TYPE_CHECKING:
@@ -35,8 +39,10 @@ STAGES = (
 )
 """Training of the autoencoder: whole frames, in the end with weight on their colours, then crops of
 the objects, where it learns fastest, then whole frames again."""
+JUDGE = (3000, 16, Rates(2e-3, average=0.99))
+"""Training of the recogniser: steps, clips a step, rates."""
 JOINT = 0.16
-"""Part of the T2I's training in which the text encoder learns too; the T2V starts from there."""
+"""Part of the T2I's training in which the text encoder learns too."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +54,21 @@ class Recipe:
         batch: stills or clips a step.
         rates: learning rate and averaging.
         needs: folder, made by another training, that this one starts from.
+        shards: batches of that size a step; `torchrun` computes them side by side.
     """
 
     steps: int
     batch: int
     rates: Rates
     needs: str
+    shards: int = 1
 
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         "t2i": Recipe(7500, 16, Rates(1.5e-3), "vae"),
-        "t2v": Recipe(3700, 2, Rates(1.2e-3), "t2i-start"),
+        "t2v-start": Recipe(900, 16, Rates(1e-3), "t2i", shards=2),
+        "t2v": Recipe(1400, 4, Rates(1.2e-3), "t2v-start", shards=2),
         "t2i-ink": Recipe(1000, 16, Rates(5e-4, average=0.99), "t2i"),
     }
 )
@@ -80,7 +89,7 @@ def train(
     """Train one of the zoo's models and save it in diffusers' format.
 
     Args:
-        name: `vae`, `t2i`, `t2v` or `t2i-ink`.
+        name: `vae`, `recogniser`, or one of `RECIPES`.
         steps: steps in all; by default as many as the committed weights had.
         out: folder for checkpoints and results, `./zoo` by default. What a training needs of
             another is looked for there first, then among the committed weights.
@@ -94,13 +103,15 @@ def train(
     Returns:
         The folder of the result, `out/name`.
     """
-    known = ("vae", *RECIPES)
+    known = ("vae", "recogniser", *RECIPES)
     if name not in known:
-        raise ValueError(f"train got name={name!r}; use one of: {', '.join(known)}.")
+        raise CheckError([f"train got name={name!r}; use one of: {', '.join(known)}"])
     folder = Path(out or "zoo")
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
-    def run(task: Task, rates: Rates, steps: int, seed: int, label: str) -> Average:
+    def run(
+        task: Task, rates: Rates, steps: int, seed: int, label: str, shards: int = 1
+    ) -> Average:
         return fit(
             label,
             task,
@@ -108,6 +119,7 @@ def train(
             steps=steps,
             seed=seed,
             checkpoint=folder / f"{label}.checkpoint.pt",
+            shards=shards,
             resume=resume,
             save_every=save_every,
             progress=progress,
@@ -116,13 +128,21 @@ def train(
     torch.manual_seed(seed)
     if name == "vae":
         return _train_vae(run, folder, where, steps, batch, seed)
+    if name == "recogniser":
+        judge = Recogniser().to(where)
+        reading = Recognising(judge, batch or JUDGE[1])
+        judge.load_state_dict(run(reading, JUDGE[2], steps or JUDGE[0], seed, name))
+        judge.to("cpu", torch.float16).save_pretrained(folder / name)
+        return folder / name
     recipe = RECIPES[name]
     steps = steps or recipe.steps
     task = _task(name, folder, where, steps, batch or recipe.batch)
-    average = run(task, recipe.rates, steps, seed, name)
+    average = run(task, recipe.rates, steps, seed, name, recipe.shards)
+    if not leads():
+        return folder / name
     task.weights.load_state_dict(average)
-    unet = task.weights if isinstance(task, Filming) else task.weights["unet"]
-    pipelines.write(folder / name, replace(task.parts, vae=_autoencoder(folder)), unet)
+    parts = replace(task.parts, vae=_autoencoder(folder))
+    pipelines.write(folder / name, parts, task.weights["unet"])
     return folder / name
 
 
@@ -155,15 +175,17 @@ def _train_vae(
 
 def _task(
     name: str, folder: Path, device: torch.device, steps: int, batch: int
-) -> Filming | Painting:
+) -> Filming | Framing | Painting:
     """The training of a diffusion model, from its start."""
     parts, painter = _start(name, folder, device)
+    if name == "t2v-start":
+        return Framing(parts, networks.unet2d(video=True).to(device), painter, batch)
     if name == "t2v":
         return Filming(parts, networks.unet3d().to(device), painter, batch)
     if name == "t2i-ink":
         return Painting(parts, painter, batch, style=world.ink)
     joint = max(1, round(JOINT * steps))
-    return Painting(parts, painter, batch, joint=joint, on_frozen=_snapshot(folder, parts))
+    return Painting(parts, painter, batch, joint=joint)
 
 
 def _start(name: str, folder: Path, device: torch.device) -> tuple[Parts, torch.nn.Module]:
@@ -173,10 +195,8 @@ def _start(name: str, folder: Path, device: torch.device) -> tuple[Parts, torch.
     if name != "t2i":
         pipe = _pipeline(RECIPES[name].needs, folder).to(device)
         pipe.vae.requires_grad_(False)
-        pipe.text_encoder.requires_grad_(False)
-        return Parts(pipe.vae, pipe.text_encoder, pipe.tokenizer), pipe.unet.requires_grad_(
-            True
-        ).train()
+        pipe.text_encoder.requires_grad_(name.startswith("t2v"))
+        return Parts(pipe.vae, pipe.text_encoder, pipe.tokenizer), pipe.unet.train()
     tokenizer.write(folder / "tokenizer")
     words = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     text = networks.text_encoder(
@@ -196,28 +216,19 @@ def _autoencoder(folder: Path) -> AutoencoderKL:
 
 
 def _pipeline(needs: str, folder: Path) -> DiffusionPipeline:
+    """The pipeline a training starts from: made here before, or else a committed one."""
     source = folder / needs
-    return pipelines.read(source if source.exists() else path("t2i"))
-
-
-def _snapshot(folder: Path, parts: Parts) -> Callable[[dict[str, torch.Tensor]], None]:
-    """Save the averaged U-Net and the frozen text encoder for the T2V to start from."""
-
-    def save_start(average: dict[str, torch.Tensor]) -> None:
-        unet = networks.unet2d()
-        prefix = "unet."
-        unet.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in average.items() if k.startswith(prefix)}
-        )
-        pipelines.write(folder / "t2i-start", parts, unet)
-
-    return save_start
+    if source.exists():
+        return pipelines.read(source)
+    if needs not in names():
+        raise CheckError([f"there is no {source} to start from; train {needs} first"])
+    return pipelines.read(path(needs))
 
 
 def main() -> None:
     """Command line of the training."""
     parser = argparse.ArgumentParser(prog="python -m elevator.zoo.train", description=__doc__)
-    parser.add_argument("name", choices=("vae", *RECIPES), help="what to train")
+    parser.add_argument("name", choices=("vae", "recogniser", *RECIPES), help="what to train")
     parser.add_argument("--steps", type=int, help="steps in all")
     parser.add_argument("--batch", type=int, help="stills or clips a step")
     parser.add_argument("--out", type=Path, help="folder for checkpoints and results (./zoo)")
@@ -225,6 +236,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fresh", action="store_true", help="ignore an existing checkpoint")
     given = parser.parse_args()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        torch.distributed.init_process_group()
     train(
         given.name,
         given.steps,

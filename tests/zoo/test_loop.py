@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.multiprocessing.spawn import spawn
 
 from elevator.zoo.loop import Progress, Rates, fit
 
@@ -32,7 +33,12 @@ class StopError(Exception):
 
 
 def run(
-    folder: Path, *, stop: int | None = None, seed: int = 0, steps: int = 30
+    folder: Path,
+    *,
+    stop: int | None = None,
+    seed: int = 0,
+    steps: int = 30,
+    shards: int = 1,
 ) -> dict[str, Tensor]:
     def progress(now: Progress) -> None:
         if now.step == stop:
@@ -45,6 +51,7 @@ def run(
         steps=steps,
         seed=seed,
         checkpoint=folder / "line.pt",
+        shards=shards,
         save_every=0.0,
         progress=progress,
     )
@@ -69,6 +76,24 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
     run(tmp_path)
     with pytest.raises(ValueError, match="30 steps with seed 0, asked were 30 steps with seed 1"):
         run(tmp_path, seed=1)
+
+
+def _one_of_two(rank: int, folder: Path) -> None:
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
+    )
+    average = run(folder, shards=2)
+    torch.save(average, folder / f"rank-{rank}.pt")
+
+
+def test_processes_share_out_the_losses_of_a_step(tmp_path: Path) -> None:
+    alone = run(tmp_path / "alone", shards=2)
+    spawn(_one_of_two, (tmp_path,), nprocs=2)
+    ranks = [torch.load(tmp_path / f"rank-{rank}.pt") for rank in range(2)]
+    for key, value in alone.items():
+        torch.testing.assert_close(ranks[0][key], value)
+        assert torch.equal(ranks[0][key], ranks[1][key])
+    assert not torch.equal(alone["weight"], run(tmp_path / "one")["weight"])
 
 
 def test_training_learns() -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from elevator import zoo
 from elevator.zoo import pipelines
 from elevator.zoo.loop import Progress
-from elevator.zoo.train import STAGES, train
-
-pytest.importorskip("diffusers")
-safetensors = pytest.importorskip("safetensors.torch")
+from elevator.zoo.train import STAGES, _task, train
 
 
 class StopError(Exception):
@@ -27,11 +28,14 @@ def tiny(name: str, out: Path, *, stop: int | None = None) -> dict[str, torch.Te
             raise StopError
 
     folder = train(name, 4, out, "cpu", progress=progress, batch=2, save_every=0.0)
-    return safetensors.load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
 
 
-@pytest.mark.parametrize("name", ["t2i", "t2v", "t2i-ink"])
+@pytest.mark.parametrize("name", ["t2i", "t2v-start", "t2v", "t2i-ink"])
 def test_resumed_training_is_the_same_bit_for_bit(name: str, tmp_path: Path) -> None:
+    if name == "t2v":
+        tiny("t2v-start", tmp_path / "whole")
+        shutil.copytree(tmp_path / "whole" / "t2v-start", tmp_path / "cut" / "t2v-start")
     whole = tiny(name, tmp_path / "whole")
     with pytest.raises(StopError):
         tiny(name, tmp_path / "cut", stop=2)
@@ -40,13 +44,48 @@ def test_resumed_training_is_the_same_bit_for_bit(name: str, tmp_path: Path) -> 
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
-def test_video_training_starts_from_the_snapshot_of_the_image_training(tmp_path: Path) -> None:
-    tiny("t2i", tmp_path)
-    start = pipelines.read(tmp_path / "t2i-start")
-    tiny("t2v", tmp_path)
-    film = pipelines.read(tmp_path / "t2v")
-    words = start.text_encoder.state_dict()
-    assert all(torch.equal(words[k], v) for k, v in film.text_encoder.state_dict().items())
+def weights(name: str, folder: Path) -> torch.nn.ModuleDict:
+    """The networks of a training before its first step."""
+    return _task(name, folder, torch.device("cpu"), 4, 2).weights
+
+
+def test_every_video_training_starts_from_the_one_before(tmp_path: Path) -> None:
+    tiny("t2v-start", tmp_path)
+    painter = zoo.load("t2i")
+    for name, start in (("t2v-start", painter), ("t2v", pipelines.read(tmp_path / "t2v-start"))):
+        before, after = start.unet.state_dict(), weights(name, tmp_path)["unet"].state_dict()
+        shared = before.keys() & after.keys()
+        assert len(shared) > len(before) / 2
+        assert all(torch.equal(before[key], after[key]) for key in shared)
+
+
+def test_the_words_of_motion_start_anew(tmp_path: Path) -> None:
+    image, text = zoo.load("t2i"), weights("t2v-start", tmp_path)["text"]
+
+    def embedding(text_encoder: Any, word: str) -> torch.Tensor:
+        row: torch.Tensor = text_encoder.get_input_embeddings().weight[
+            image.tokenizer(word).input_ids[1]
+        ]
+        return row
+
+    for word, kept in {"red": True, "ring": True, "left": False, "still": False}.items():
+        old, new = embedding(image.text_encoder, word), embedding(text, word)
+        assert torch.equal(old, new) == kept
+
+
+def test_a_training_without_its_start_says_what_to_train_first(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="train t2v-start first"):
+        train("t2v", 4, tmp_path, "cpu")
+
+
+def test_video_training_does_not_compute_a_layer_that_changes_nothing(tmp_path: Path) -> None:
+    tiny("t2v-start", tmp_path)
+    unet: Any = weights("t2v", tmp_path)["unet"]
+    x, words = torch.randn(1, 8, 3, 16, 16), torch.randn(1, 24, 64)
+    with torch.no_grad():
+        cut = unet(x, 500, encoder_hidden_states=words).sample
+        del unet.transformer_in.forward
+        assert torch.equal(cut, unet(x, 500, encoder_hidden_states=words).sample)
 
 
 def test_autoencoder_trains_in_stages(tmp_path: Path) -> None:
@@ -57,5 +96,5 @@ def test_autoencoder_trains_in_stages(tmp_path: Path) -> None:
 
 
 def test_unknown_models_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"name='sdxl'.*vae, t2i, t2v, t2i-ink"):
+    with pytest.raises(ValueError, match=r"name='sdxl'.*recogniser, t2i, t2v-start, t2v"):
         train("sdxl", out=tmp_path)
