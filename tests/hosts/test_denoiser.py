@@ -45,7 +45,8 @@ def test_guidance_is_the_formula_on_two_separate_calls(build: Callable[[], Any])
     for guidance in (0.0, 2.5, 7.5):
         got = _make(pipe, guidance)(noisy, level)
         wanted = negative.noise + guidance * (positive.noise - negative.noise)
-        torch.testing.assert_close(got.noise, wanted, rtol=1e-4, atol=1e-5)
+        # Batches of one and of two round differently, and guidance multiplies the difference.
+        torch.testing.assert_close(got.noise, wanted, rtol=1e-4, atol=5e-5)
         again = level.alpha * got.clean + level.sigma * got.noise
         torch.testing.assert_close(again, noisy, rtol=1e-4, atol=1e-5)
 
