@@ -114,7 +114,8 @@ def videoelevator(
         lowpass: the filter, applied at every refinement but the last, as published; `identity()`
             for none.
         solver: makes the T2V's steps; DDIM by default, `LCM()` for consistency models.
-        fast: one network call per three levels of an inversion, and no correction.
+        fast: inversions tell the network each latent's own level, which needs no correction, and
+            climb three levels per network call.
         patches: changes inside the T2I; `()` leaves frames independent.
 
     Raises:
@@ -145,7 +146,7 @@ def videoelevator(
         at(indices, SDEdit(t2v, calls, solver or DDIM())),
     )
     if fast:
-        rule = DDIMInversion(invert, stride=FAST_STRIDE)
+        rule = DDIMInversion(invert, stride=FAST_STRIDE, told="own")
     else:
         # The host's own call holds the correction's prediction right after a refinement.
         rule = DDIMInversion(invert, correct, reuse=correct is not None)

@@ -6,16 +6,20 @@ From the clean latent $c$ up the host's own levels $u_j$, noisier and noisier
 $$e_j = \epsilon_\theta(z_{j}, u_{j+1}), \qquad
   z_{j+1} = \alpha_{j+1} \frac{z_j - \sigma_j e_j}{\alpha_j} + \sigma_{j+1} e_j .$$
 
-The network is told the *new* level's timestep for the *old* latent. Until the next refinement each
-step is corrected by the error sampling would make on the inverted latents themselves
-(as in Direct Inversion, Ju et al. 2023, arXiv 2310.01506):
+As published, the network is told the *new* level's timestep $u_{j+1}$ for the *old* latent, and
+until the next refinement each step is corrected by the error sampling would make on the inverted
+latents themselves (as in Direct Inversion, Ju et al. 2023, arXiv 2310.01506):
 
 $$x' \leftarrow x' + z_{i+1} - \text{DDIM}(z_i) .$$
+
+With `told="own"` it is told the latent's own level, $\epsilon_\theta(z_j, u_j)$, the Euler step of
+Song et al., section 4.3. On the built-in T2I that leads back much closer to $c$, without correction
+and even where it climbs several levels at once (`stride`): `python -m benchmarks.inversion`.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, final
+from typing import ClassVar, Literal, NamedTuple, final
 
 from elevator.denoise import Denoiser
 from elevator.hook import Host, Run, Step
@@ -46,6 +50,8 @@ class DDIMInversion(Renoise[_Trail]):
             `el.denoiser(t2i, prompt, guidance=1)`. None: no correction.
         stride: visit every `stride`-th level only, counted back from the one to reach, >= 1. The
             correction needs every level, so it excludes a stride.
+        told: which level the network is told: the `"next"` one, as published, or the latent's
+            `"own"`.
         reuse: take the correction of the step right after a refinement from the host's own call,
             whose conditional half it repeats when `correct` is the host's prompt and network.
     """
@@ -53,6 +59,7 @@ class DDIMInversion(Renoise[_Trail]):
     invert: Denoiser
     correct: Denoiser | None = None
     stride: int = 1
+    told: Literal["next", "own"] = "next"
     reuse: bool = False
 
     paper: ClassVar[str | None] = """@article{zhang2024videoelevator,
@@ -80,9 +87,11 @@ class DDIMInversion(Renoise[_Trail]):
 }"""
 
     def __post_init__(self) -> None:
-        """Check the stride."""
+        """Check the numbers."""
         if self.stride < 1:
             raise ValueError(f"DDIMInversion takes stride >= 1, got {self.stride}")
+        if self.told not in ("next", "own"):
+            raise ValueError(f"DDIMInversion takes told='next' or 'own', got {self.told!r}")
         if self.stride > 1 and self.correct is not None:
             raise ValueError(
                 "the correction needs the inverted latent at every level; give DDIMInversion "
@@ -134,7 +143,8 @@ class DDIMInversion(Renoise[_Trail]):
         latent, old, trail = clean, schedule.final, [clean]
         for index in _ladder(len(schedule) - 1, step.index + 1, self.stride):
             new = schedule[index]
-            prediction = self.invert(latent, Level(old.alpha, old.sigma, new.timestep))
+            timestep = new.timestep if self.told == "next" else old.timestep
+            prediction = self.invert(latent, Level(old.alpha, old.sigma, timestep))
             latent = new.alpha * prediction.clean + new.sigma * prediction.noise
             trail.append(latent)
             old = new

@@ -137,6 +137,50 @@ def test_the_network_is_told_the_new_level_for_the_old_latent() -> None:
         assert call_.timestep == new.timestep
 
 
+def test_or_the_old_level_where_asked() -> None:
+    fixed, schedule = Fixed(make_latent(seed=1)), make_schedule(7)
+    rule, run = DDIMInversion(fixed, stride=2, told="own"), make_run(schedule=schedule)
+    rule.update(make_latent(), make_latent(), make_step(run, 0), rule.init(run))
+    for told, own in zip(fixed.levels, (schedule.final, schedule[5], schedule[3]), strict=True):
+        assert (told.alpha, told.sigma, told.timestep) == (own.alpha, own.sigma, own.timestep)
+
+
+class Gaussian(Fixed):
+    """The ideal network for normal data of some spread; it believes the timestep it is told."""
+
+    spread = 0.5
+    levels_of_the_run: Schedule
+
+    def __call__(self, noisy: Latent, level: Level) -> Prediction:
+        run = self.levels_of_the_run
+        rows = {float(run.timesteps[i]): run[i] for i in range(len(run))}
+        told = level if level.timestep is None else rows.get(float(level.timestep), run.final)
+        alpha, sigma = told.alpha.float(), told.sigma.float()
+        noise = sigma * noisy / (alpha**2 * self.spread**2 + sigma**2)
+        return Prediction((noisy - level.sigma * noise) / level.alpha, noise)
+
+    def grow(self, level: Level) -> float:
+        """How much longer the ODE makes a clean latent up to a level."""
+        return float((level.alpha**2 + (level.sigma / self.spread) ** 2) ** 0.5)
+
+
+@pytest.mark.parametrize("told", ["next", "own"])
+@pytest.mark.parametrize("stride", [1, 3])
+def test_finer_levels_come_closer_to_the_ode(told: Any, stride: int) -> None:
+    """The way up is the probability-flow ODE, whose solution is known for Gaussian data."""
+    clean, errors = make_latent(seed=2), []
+    for steps in (24, 48, 96):
+        denoiser, schedule, middle = Gaussian(clean), make_schedule(steps), steps // 2
+        denoiser.levels_of_the_run = schedule
+        rule = DDIMInversion(denoiser, stride=stride, told=told)
+        run = make_run(schedule=schedule)
+        latent, _ = rule.update(clean, clean, make_step(run, middle - 1), rule.init(run))
+        exact = denoiser.grow(schedule[middle]) * clean
+        errors.append(float((latent - exact).abs().mean() / exact.abs().mean()))
+    assert errors[2] < 0.15
+    assert errors[0] > 1.4 * errors[1] > 1.4**2 * errors[2]
+
+
 def test_the_correction_makes_the_host_retrace_the_inversion() -> None:
     """If the host samples with the corrector's network, it follows the trail exactly."""
     fake, clean = FakeDenoiser(0.5), make_latent(seed=3)
