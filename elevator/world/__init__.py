@@ -5,13 +5,14 @@ crisp edges and textures, the background has fine joints, and everything in a cl
 """
 
 from elevator.world.degrade import degrade
-from elevator.world.flow import flow
+from elevator.world.flow import flow, occlusion
 from elevator.world.ink import ink
 from elevator.world.lamp import lamp
 from elevator.world.layout import Layout, layout
 from elevator.world.neon import neon
 from elevator.world.render import render
 from elevator.world.scene import (
+    ACTIONS,
     BACKGROUNDS,
     COLOURS,
     MOTIONS,
@@ -24,6 +25,7 @@ from elevator.world.scene import (
 )
 
 __all__ = [
+    "ACTIONS",
     "BACKGROUNDS",
     "COLOURS",
     "MOTIONS",
@@ -39,6 +41,7 @@ __all__ = [
     "lamp",
     "layout",
     "neon",
+    "occlusion",
     "render",
     "scenes",
 ]

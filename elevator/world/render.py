@@ -14,7 +14,7 @@ from torch.nn.functional import avg_pool2d
 from elevator.world.layout import SIZE, Layout, layout
 from elevator.world.scene import BACKGROUNDS, COLOURS, SHAPES, TEXTURES, Scene
 
-__all__ = ["cover", "render"]
+__all__ = ["cover", "cover_behind", "render"]
 
 OVERSAMPLING = 2
 """Subpixels along each side of a pixel."""
@@ -47,12 +47,25 @@ def render(
         The clips on the CPU, in float32.
     """
     where = layout(scenes, frames=frames, size=size, seed=seed)
-    main, second = cover(scenes, where, size)
+    clips = _background(scenes, where, size)[:, None]
+    pairs = [i for i, scene in enumerate(scenes) if scene.behind is not None]
+    if pairs:
+        things = [str(scenes[i].behind).split() for i in pairs]
+        colour = torch.tensor([COLOURS[thing[1]] for thing in things])[:, None, :, None, None]
+        clips[pairs] = _painted(clips[pairs], colour, *cover_behind(scenes, where, size, pairs))
     colour = torch.tensor([COLOURS[s.colour] for s in scenes])[:, None, :, None, None]
-    behind = _background(scenes, where, size)[:, None]
+    return _painted(clips, colour, *cover(scenes, where, size)).clamp_(0, 1)
+
+
+def _painted(
+    behind: Float[Tensor, "b f2 c h w"],
+    colour: Float[Tensor, "b 1 c 1 1"],
+    main: Float[Tensor, "b f 1 h w"],
+    second: Float[Tensor, "b f 1 h w"],
+) -> Float[Tensor, "b f c h w"]:
+    """An object in two tones of its colour over what is behind it."""
     clips = behind * (1 - main - second)
-    clips.addcmul_(colour, main).addcmul_(colour * SECOND_TONE, second)
-    return clips.clamp_(0, 1)
+    return clips.addcmul_(colour, main).addcmul_(colour * SECOND_TONE, second)
 
 
 def cover(
@@ -60,26 +73,56 @@ def cover(
 ) -> tuple[Float[Tensor, "b f 1 h w"], Float[Tensor, "b f 1 h w"]]:
     """How much of every pixel the object's main tone covers, and how much its second tone."""
     count, frames = where.centre.shape[:2]
-    fine = size * OVERSAMPLING
-    ticks = (torch.arange(fine, dtype=torch.float32) + 0.5) / OVERSAMPLING
     main = torch.empty(count, frames, 1, size, size)
     second = torch.empty(count, frames, 1, size, size)
     for i, scene in enumerate(scenes):
-        x = (ticks - where.centre[i, :, 0, None])[:, None, :]
-        y = (ticks - where.centre[i, :, 1, None])[:, :, None]
-        radius = where.radius[i]
-        inside = _INSIDE[scene.shape](x / radius, y / radius)
-        if scene.texture == "plain":
-            main[i, :, 0] = avg_pool2d(inside.float(), OVERSAMPLING)
-            second[i] = 0
-            continue
-        period = PERIOD[scene.texture] * size / SIZE
-        painted = _PAINTED[scene.texture](
-            x / period + where.phase[i, 0], y / period + where.phase[i, 1]
+        main[i, :, 0], second[i, :, 0] = _drawn(
+            *(scene.texture, scene.shape, size),
+            *(where.centre[i], where.radius[i], where.angle[i], where.phase[i]),
         )
-        main[i, :, 0] = avg_pool2d((inside & painted).float(), OVERSAMPLING)
-        second[i, :, 0] = avg_pool2d((inside & ~painted).float(), OVERSAMPLING)
     return main, second
+
+
+def cover_behind(
+    scenes: Sequence[Scene], where: Layout, size: int, pairs: Sequence[int]
+) -> tuple[Float[Tensor, "n 1 1 h w"], Float[Tensor, "n 1 1 h w"]]:
+    """As `cover`, of the still objects behind others, in the scenes of these numbers."""
+    tones = []
+    for i in pairs:
+        texture, _, shape = str(scenes[i].behind).split()
+        place = (where.behind[i, None], where.behind_radius[i, None], torch.zeros(1))
+        tones.append(_drawn(texture, shape, size, *place, where.behind_phase[i]))
+    main, second = (torch.stack(tone)[:, :, None] for tone in zip(*tones, strict=True))
+    return main, second
+
+
+def _drawn(
+    texture: str,
+    shape: str,
+    size: int,
+    centre: Float[Tensor, "f 2"],
+    radius: Float[Tensor, " f"],
+    angle: Float[Tensor, " f"],
+    phase: Float[Tensor, " two"],
+) -> tuple[Float[Tensor, "f h w"], Float[Tensor, "f h w"]]:
+    """Both tones of one object, frame by frame."""
+    fine = size * OVERSAMPLING
+    ticks = (torch.arange(fine, dtype=torch.float32) + 0.5) / OVERSAMPLING
+    x = (ticks - centre[:, 0, None])[:, None, :]
+    y = (ticks - centre[:, 1, None])[:, :, None]
+    if angle.any():
+        cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
+        x, y = x * cos + y * sin, y * cos - x * sin
+    inside = _INSIDE[shape](x / radius[:, None, None], y / radius[:, None, None])
+    if texture == "plain":
+        main = avg_pool2d(inside.float(), OVERSAMPLING)
+        return main, torch.zeros_like(main)
+    period = PERIOD[texture] * size / SIZE * (radius / radius.max())[:, None, None]
+    painted = _PAINTED[texture](x / period + phase[0], y / period + phase[1])
+    return (
+        avg_pool2d((inside & painted).float(), OVERSAMPLING),
+        avg_pool2d((inside & ~painted).float(), OVERSAMPLING),
+    )
 
 
 def _background(scenes: Sequence[Scene], where: Layout, size: int) -> Float[Tensor, "b c h w"]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from elevator.world import MOTIONS, SHAPES, TEXTURES, Scene, draw, layout, render
+from elevator.world import ACTIONS, MOTIONS, SHAPES, TEXTURES, Scene, draw, layout, render
 
 
 def centroid(clip: Tensor, background: Tensor) -> Tensor:
@@ -54,8 +56,9 @@ def test_objects_move_as_captioned(motion: str, shape: str) -> None:
 @pytest.mark.parametrize("frames", [1, 2, 8, 40])
 @pytest.mark.parametrize("size", [32, 64, 96])
 def test_objects_stay_in_view(frames: int, size: int) -> None:
-    where = layout(draw(64, seed=4), frames=frames, size=size, seed=0)
-    reach = where.radius[:, None, None]
+    scenes = draw(64, seed=4) + draw(64, seed=4, motions=ACTIONS)
+    where = layout(scenes, frames=frames, size=size, seed=0)
+    reach = where.radius[..., None]
     assert (where.centre - reach > 0).all()
     assert (where.centre + reach < size).all()
 
@@ -85,3 +88,52 @@ def test_impossible_clips_are_named(frames: int, size: int) -> None:
 def test_seeds_must_match_scenes() -> None:
     with pytest.raises(ValueError, match="3 seeds for 2 scenes"):
         render(draw(2, seed=0), seed=[1, 2, 3])
+
+
+def test_what_turns_is_the_same_turned() -> None:
+    scene = Scene("plain", "white", "square", "turning around", "navy")
+    where = layout([scene], frames=8, size=64, seed=2)
+    assert where.centre.diff(dim=1).abs().max() == 0
+    steps = where.angle.diff(dim=1)[0]
+    assert torch.allclose(steps, steps[:1].expand(7), atol=1e-5)
+    assert 0.2 <= steps[0].abs() <= 0.4
+    clip = render([scene], seed=2)[0]
+    area = (clip - clip[0, :, 0, 0, None, None]).abs().amax(1).gt(0.3).sum((1, 2)).float()
+    assert area.std() < 0.05 * area.mean()
+    assert (clip[0] - clip[2]).abs().max() > 0.5
+
+
+@pytest.mark.parametrize(("motion", "sign"), [("growing", 1), ("shrinking", -1)])
+def test_what_grows_or_shrinks_does_so_evenly(motion: str, sign: int) -> None:
+    scenes = [Scene("striped", "white", "star", motion, "navy")]
+    steps = sign * layout(scenes, frames=8, size=64, seed=2).radius.diff(dim=1)
+    assert steps.min() > 0.5
+    assert torch.allclose(steps, steps[:, :1].expand(1, 7), atol=1e-4)
+
+
+def test_circles_are_round() -> None:
+    scenes = [Scene("plain", "white", "disc", "going in circles", "navy")] * 3
+    way = layout(scenes, frames=40, size=64, seed=5).centre
+    middle = (way.amax(1) + way.amin(1)) / 2
+    away = (way - middle[:, None]).norm(dim=2)
+    assert away.std(1).max() < 0.05 * away.mean()
+    assert (away.mean(1) >= 5.9).all()
+    assert (away.mean(1) <= 9.1).all()
+
+
+def test_the_object_in_front_hides_the_one_behind() -> None:
+    scene = Scene("plain", "white", "square", "standing still", "navy", "plain red disc")
+    where = layout([scene], frames=1, size=64, seed=1)
+    frame = render([scene], frames=1, seed=1)[0, 0]
+    alone = render([replace(scene, behind=None)], frames=1, seed=1)[0, 0]
+    x, y = where.centre[0, 0].long().tolist()
+    assert torch.equal(frame[:, y, x], alone[:, y, x])
+    red = (frame[0] > 0.8) & (frame[1] < 0.2)
+    assert 20 < red.sum() < torch.pi * float(where.behind_radius[0]) ** 2
+
+
+def test_motions_beyond_straight_ones_change_no_other_clip() -> None:
+    straight, pair = draw(2, seed=2), draw(1, seed=3, motions=ACTIONS, pairs=True)
+    both = render([*straight, *pair], seed=5)
+    assert torch.equal(both[:2], render(straight, seed=5))
+    assert torch.equal(both[2:], render(pair, seed=7))

@@ -6,7 +6,7 @@ from inspect import unwrap
 
 import pytest
 
-from elevator.world import Scene, draw, scenes
+from elevator.world import ACTIONS, MOTIONS, Scene, draw, scenes
 
 RING = Scene("striped", "red", "ring", "moving left", "teal")
 
@@ -16,7 +16,31 @@ def test_caption_reads_like_a_sentence() -> None:
 
 
 def test_every_caption_leads_back_to_its_scene() -> None:
-    assert all(Scene.from_caption(s.caption()) == s for s in scenes())
+    every = [*scenes(motions=(*MOTIONS, *ACTIONS)), *draw(50, seed=0, split="all", pairs=True)]
+    assert all(Scene.from_caption(s.caption()) == s for s in every)
+
+
+def test_caption_tells_of_the_object_behind() -> None:
+    scene = Scene("striped", "red", "ring", "growing", "teal", "plain blue disc")
+    told = "a striped red ring growing in front of a plain blue disc on a teal background"
+    assert scene.caption() == told
+    assert Scene.from_caption(told) == scene
+
+
+def test_pairs_keep_to_their_split_and_differ_in_colour() -> None:
+    for split in ("train", "held-out"):
+        pairs = draw(30, seed=1, split=split, motions=ACTIONS, pairs=True)
+        assert pairs == draw(30, seed=1, split=split, motions=ACTIONS, pairs=True)
+        for pair in pairs:
+            assert pair.held_out == (split == "held-out")
+            assert pair.motion in ACTIONS
+            assert pair.behind is not None
+            assert pair.colour != pair.behind.split()[1]
+
+
+def test_unknown_object_behind_says_what_to_give() -> None:
+    with pytest.raises(ValueError, match=r"behind='a disc'.*such as 'plain blue disc'"):
+        Scene("striped", "red", "ring", "moving left", "teal", "a disc")
 
 
 @pytest.mark.parametrize(
