@@ -1,7 +1,7 @@
-"""How far from where it started does DDIM inversion lead, there and back?
+"""DDIM inversion leads back more closely when the network is told each latent's own level.
 
-Degraded clips' latents go up to a noise level with the inflated T2I, and back down every level with
-the same network, no correction. Error: RMS difference over RMS of the start.
+There and back: degraded clips' latents go up to a noise level with the inflated T2I, and down
+again, level by level, with the same network. Error: RMS difference over RMS of the start.
 """
 
 import torch

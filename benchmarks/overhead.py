@@ -15,6 +15,8 @@ from benchmarks._measure import arguments, save
 from elevator import zoo
 
 FRAMES = 8
+LIMIT = 0.01
+"""Share of a step that an idle hook may cost."""
 
 
 def main() -> None:
@@ -52,6 +54,8 @@ def main() -> None:
     print(f"guided network call          {1e6 * whole:10.0f} us ({FRAMES} frames, 64x64 pixels)")
     print(f"overhead of a step           {100 * share:10.2f} %")
     if not options.tiny:
+        if share > LIMIT:
+            raise SystemExit(f"an idle hook costs more than {100 * LIMIT:g} % of a step")
         rows = {"overhead_share": share, "overhead_us": 1e6 * cost, "network_us": 1e6 * whole}
         save("overhead", rows, command="python -m benchmarks.overhead")
 

@@ -4,6 +4,7 @@ A sampling-step hook is a map from clean latents to clean latents; `attach` puts
 diffusers pipeline. Importing this package loads no diffusers.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from elevator.attach import attach as attach
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+_PRIVATE = {"Any", "TYPE_CHECKING", "importlib"}
+
 # Names that need diffusers load on first use.
 _LAZY = {
     "denoiser": "elevator.hosts.denoiser",
@@ -55,13 +58,16 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        import importlib
+_MODULES = ("filters", "metrics", "models", "recipes", "samplers", "world", "zoo")
 
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"elevator.{name}")
+    if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'elevator' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY])
+    return sorted([*(name for name in globals() if name not in _PRIVATE), *_LAZY, *_MODULES])

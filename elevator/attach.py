@@ -9,14 +9,20 @@ import torch
 from elevator.errors import CheckError, HookError
 from elevator.hook import Hook
 from elevator.latent import publish_frames
-from elevator.noise import KeyedNoise, Noise, StreamedNoise
+from elevator.noise import KeyedNoise, Noise, StreamedNoise, global_seed
 from elevator.patch import Patch
 
 __all__ = ["attach", "check"]
 
 
 def check(
-    pipeline: Any, hook: Hook[Any], patches: Sequence[Patch] = (), frames: int | None = None
+    pipeline: Any,
+    hook: Hook[Any],
+    patches: Sequence[Patch] = (),
+    frames: int | None = None,
+    *,
+    steps: int | None = None,
+    layout: str | None = None,
 ) -> tuple[str, ...]:
     """Why a composition cannot run on a pipeline; empty if it can.
 
@@ -25,10 +31,14 @@ def check(
         hook: the composition.
         patches: changes inside its network that would be applied.
         frames: frames per clip, as for `attach`.
+        steps: num_inference_steps of the run; what depends on it (where hooks act, two rules at one
+            step, another model's grid) is looked at only where it is given.
+        layout: as for `attach`.
 
     Returns:
         Plain sentences, each with its remedy, over the whole composition.
     """
+    from elevator.hosts.coefficients import prepared, run_schedule
     from elevator.hosts.pipeline import knows_its_frames, network_of
     from elevator.hosts.scheduler import Engine, problems_of
 
@@ -45,21 +55,26 @@ def check(
     problems: list[str] = []
     if frames is not None and frames < 1:
         problems.append(f"frames={frames} is no number of frames; give 1 or more")
-    if frames is None and not knows_its_frames(pipeline):
+    if frames is None and not knows_its_frames(pipeline, layout):
         problems.append(
             f"{type(pipeline).__name__} does not tell how many frames its batch holds; "
             "give frames=... (1 for single images)"
         )
-    if patches and network_of(pipeline) is None:
+    network = network_of(pipeline)
+    if patches and network is None:
         problems.append(
             f"{type(pipeline).__name__} has neither unet nor transformer to patch; drop patches=..."
         )
     try:
-        host = Engine(scheduler, hook, lambda ndim: "", frames, KeyedNoise).host()
+        engine = Engine(scheduler, hook, lambda ndim: "", frames, KeyedNoise)
+        host = engine.host()
+        if steps is not None:
+            host = engine.host(len(run_schedule(prepared(scheduler, steps))))
     except CheckError as error:
         return (*problems, *error.problems)
     problems += problems_of(hook, host)
-    problems += [problem for patch in patches for problem in patch.check(host)]
+    if network is not None:
+        problems += [problem for patch in patches for problem in patch.check(network)]
     return tuple(dict.fromkeys(problems))
 
 
@@ -90,12 +105,19 @@ def attach(
     Raises:
         CheckError: something cannot work; all reasons together, before anything runs.
         HookError: a hook broke its contract, or a run began and never took a step.
+        LayoutError: the latents at the step are not laid out as expected; raised in the first step.
     """
-    problems = check(pipeline, hook, patches, frames)
+    problems = check(pipeline, hook, patches, frames, layout=layout)
     if problems:
         raise CheckError(problems)
     from elevator.hosts.layouts import FRAMES_IN_BATCH, declared_layout, layout_of
-    from elevator.hosts.pipeline import network_of, seeds_of, watch_latents, watch_network
+    from elevator.hosts.pipeline import (
+        network_of,
+        puts_prompt_first,
+        seeds_of,
+        watch_latents,
+        watch_network,
+    )
     from elevator.hosts.scheduler import Engine, swap_class, unswap_class
 
     seeds: tuple[int, ...] = ()
@@ -105,8 +127,8 @@ def attach(
             return StreamedNoise(noise)
         if noise is not None:
             return noise
-        # No generator: new noise each run, a function of the global seed, which is only read.
-        own = seeds or (torch.initial_seed() + engine.runs,)
+        # No generator: new noise each run, from the state of the global one, which is only read.
+        own = seeds or (global_seed() + engine.runs,)
         clips, _, length, _, _ = shape
         # Image pipelines take one generator per image: a clip's is that of its first frame.
         return KeyedNoise(own[::length] if len(own) == clips * length else own)
@@ -129,7 +151,12 @@ def attach(
 
     scheduler, network = pipeline.scheduler, network_of(pipeline)
     engine = Engine(
-        scheduler, hook, lambda ndim: layout or layout_of(pipeline, ndim), frames, source
+        scheduler,
+        hook,
+        lambda ndim: layout or layout_of(pipeline, ndim),
+        frames,
+        source,
+        prompt_first=puts_prompt_first(pipeline),
     )
     original = type(scheduler)
     with ExitStack() as undo:

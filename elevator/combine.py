@@ -127,7 +127,12 @@ class _At(_Wrapper):
 
 
 def at(steps: Iterable[int], hook: AnyHook) -> AnyHook:
-    """Apply `hook` at the given step indices only (0 = noisiest)."""
+    """Apply `hook` at the given step indices only (0 = noisiest).
+
+    Raises:
+        ValueError: a negative index. Indices beyond the run are told by `check` and `attach`.
+        TypeError: `hook` is no hook.
+    """
     _require_hook("at", hook)
     chosen = frozenset(steps)
     if any(not isinstance(index, Integral) or index < 0 for index in chosen):
@@ -165,6 +170,10 @@ def between(start: int | float, stop: int | float, hook: AnyHook) -> AnyHook:
     """Apply `hook` from step `start` up to, not including, step `stop`.
 
     An `int` is a step index; a `float` in [0, 1] a fraction of the run (0.0 = noisiest end).
+
+    Raises:
+        ValueError: a bound below 0, or a fraction above 1.
+        TypeError: `hook` is no hook.
     """
     _require_hook("between", hook)
     for bound in (start, stop):
@@ -195,7 +204,12 @@ class _Every(_Wrapper):
 
 
 def every(period: int, hook: AnyHook, offset: int = 0) -> AnyHook:
-    """Apply `hook` at steps `offset`, `offset + period`, `offset + 2 * period`, ..."""
+    """Apply `hook` at steps `offset`, `offset + period`, `offset + 2 * period`, ...
+
+    Raises:
+        ValueError: a period below 1, or an offset out of [0, period).
+        TypeError: `hook` is no hook.
+    """
     _require_hook("every", hook)
     if period < 1 or not 0 <= offset < period:
         raise ValueError(
@@ -253,6 +267,10 @@ def blend(weight: float | Callable[[Step], float], hook: AnyHook) -> AnyHook:
         weight: 0 leaves the estimate alone (the hook is not even called), 1 is the hook itself,
             above 1 exaggerates; or a function of the step.
         hook: any hook.
+
+    Raises:
+        ValueError: a weight that is not finite.
+        TypeError: `hook` is no hook.
     """
     _require_hook("blend", hook)
     if not callable(weight) and not math.isfinite(weight):
@@ -273,7 +291,11 @@ class _Stateless(Hook[tuple[()]]):
 
 
 def stateless(function: Callable[[Latent, Step], Latent]) -> AnyHook:
-    """Lift a plain function `(clean, step) -> clean` to a hook."""
+    """Lift a plain function `(clean, step) -> clean` to a hook.
+
+    Raises:
+        TypeError: `function` cannot be called.
+    """
     if not callable(function):
         raise TypeError(f"stateless takes a function (clean, step) -> clean, got {function!r}")
     return _Stateless(function)

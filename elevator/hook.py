@@ -30,7 +30,6 @@ class Host:
         solver: class name of the host's scheduler.
         order: network calls per step (2 for Heun and KDPM2).
         prediction: what the host's network predicts.
-        layout: einops pattern of the latents the solver sees.
         frames: frames of the clip, if known.
         steps: sampling steps of the run, None until it begins.
         renoisable: whether the solver can follow when its latent is replaced.
@@ -40,7 +39,6 @@ class Host:
     solver: str
     order: int
     prediction: Parametrisation
-    layout: str
     frames: int | None = None
     steps: int | None = None
     renoisable: bool = True

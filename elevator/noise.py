@@ -19,7 +19,7 @@ from torch import Tensor
 from elevator.errors import HookError
 from elevator.latent import Latent
 
-__all__ = ["Key", "KeyedNoise", "Noise", "RecordedNoise", "StreamedNoise", "seed_of"]
+__all__ = ["Key", "KeyedNoise", "Noise", "RecordedNoise", "StreamedNoise", "global_seed", "seed_of"]
 
 
 class Key(NamedTuple):
@@ -60,6 +60,18 @@ def seed_of(generator: torch.Generator) -> int:
     """
     state = generator.get_state().numpy().tobytes()
     return int.from_bytes(hashlib.blake2b(state, digest_size=8).digest(), "big") >> 1
+
+
+def global_seed() -> int:
+    """A seed from the state of torch's global generators, CUDA's too where it is in use.
+
+    Neither advances. Pipelines without a generator draw their latents from one of them, so two runs
+    get two seeds, and the same two after the same `torch.manual_seed`.
+    """
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_initialized():
+        states += torch.cuda.get_rng_state_all()
+    return _integer(*(state.numpy().tobytes() for state in states))
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,6 @@ from typing import ClassVar
 
 from torch import nn
 
-from elevator.hook import Host
-
 __all__ = ["Patch"]
 
 
@@ -21,6 +19,6 @@ class Patch(ABC):
     def apply(self, module: nn.Module) -> AbstractContextManager[None]:
         """Change `module` on entry and leave it exactly as it was on exit, also after an error."""
 
-    def check(self, host: Host) -> Iterable[str]:
-        """Plain sentences, each with its remedy, on why this patch cannot serve `host`."""
+    def check(self, module: nn.Module) -> Iterable[str]:
+        """Plain sentences, each with its remedy, on why this patch cannot change `module`."""
         return ()

@@ -1,6 +1,5 @@
 """Count network calls before anything runs, by running the hooks on tensors without data."""
 
-import copy
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -87,25 +86,14 @@ def plan(
         CheckError: the composition cannot run on this pipeline, or looks at values.
     """
     from elevator.attach import check
-    from elevator.hosts.coefficients import family_of, run_schedule
+    from elevator.hosts.coefficients import family_of, prepared, run_schedule
     from elevator.hosts.pipeline import frames_per_row, kind_of, latent_shape, network_of
-    from elevator.hosts.scheduler import Engine, problems_of
 
-    problems = check(pipeline, hook, frames=frames)
+    problems = check(pipeline, hook, frames=frames, steps=steps)
     if problems:
         raise CheckError(problems)
-    scheduler = copy.deepcopy(pipeline.scheduler)
-    try:
-        scheduler.set_timesteps(steps)
-    except ValueError as error:
-        raise CheckError(
-            [f"the pipeline's scheduler has no run of {steps} steps: {error}"]
-        ) from error
+    scheduler = prepared(pipeline.scheduler, steps)
     schedule, order = run_schedule(scheduler), family_of(scheduler).order
-    host = Engine(scheduler, hook, lambda ndim: "", frames, KeyedNoise).host(steps=len(schedule))
-    problems = tuple(problems_of(hook, host))
-    if problems:
-        raise CheckError(problems)
     shape = (clips, *latent_shape(pipeline, frames, height, width))
     meta = torch.device("meta")
     run = Run(schedule, shape, meta, torch.float32, KeyedNoise())

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, final
 
 from elevator.hook import Hook, Host, Run, Step, parts
 from elevator.latent import Latent
+from elevator.papers import SDEDIT
 
 __all__ = ["FreshNoise", "KeepNoise", "Renoise", "renoise", "renoise_conflicts", "rules"]
 
@@ -102,11 +103,14 @@ class _Renoised(Hook[_State]):
                 "bind each rule to its own hook and chain the results"
             )
         if not host.renoisable:
+            flow = host.prediction == "flow_prediction"
+            better = "FlowMatchEulerDiscreteScheduler" if flow else "DDIMScheduler"
+            more = "" if flow else ", clip_sample=False, set_alpha_to_one=False"
             yield (
                 f"{type(self.rule).__name__} replaces the latent after a step, which {host.solver} "
                 "cannot follow (it keeps a history that cannot be reset, or steps in two halves); "
                 "use a first-order or multistep solver: "
-                "pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)"
+                f"pipe.scheduler = {better}.from_config(pipe.scheduler.config{more})"
             )
         yield from self.rule.check(host)
 
@@ -115,6 +119,9 @@ def renoise(hook: Hook[Any], rule: Renoise[Any]) -> Hook[Any]:
     """Bind a re-noising rule to the hook that needs it; the result is a hook.
 
     Other hooks in a chain may change the clean estimate as well; they do not set the rule off.
+
+    Raises:
+        TypeError: `rule` is no rule.
     """
     if not isinstance(rule, Renoise):
         raise TypeError(f"renoise takes a hook and a Renoise rule, got {rule!r} as the rule")
@@ -187,6 +194,8 @@ class FreshNoise(Renoise[tuple[()]]):
 
     As in SDEdit (Meng et al. 2022, arXiv 2108.01073) and RePaint (Lugmayr et al. 2022).
     """
+
+    paper: ClassVar[str | None] = SDEDIT
 
     def update(
         self, clean: Latent | None, proposed: Latent, step: Step, state: tuple[()]

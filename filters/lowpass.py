@@ -68,6 +68,10 @@ class LowPass(Hook[Tensor | None]):
             differ: at odd sizes its masks are off centre (constants lose up to all of their
             energy), `ideal` passes $d^2 \le 2 / \text{spatial}$ and `box` leaves its upper edge
             out. Needs both stop frequencies; 0 in either gives a mask of zeros.
+
+    Raises:
+        ValueError: a kind or convention that is unknown, a stop frequency or order out of range,
+            or a stop frequency missing where `freeinit` needs both.
     """
 
     paper: ClassVar[str | None] = """\

@@ -57,6 +57,11 @@ class DDIM:
 
     eta: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Check the weight."""
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"DDIM takes eta from 0 to 1, got {self.eta}")
+
     def __call__(
         self,
         prediction: Prediction,

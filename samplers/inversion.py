@@ -25,6 +25,7 @@ from elevator.denoise import Denoiser
 from elevator.hook import Host, Run, Step
 from elevator.latent import Latent
 from elevator.level import Level
+from elevator.papers import VIDEOELEVATOR
 from elevator.renoise import Renoise
 from elevator.samplers.ddim import DDIM
 
@@ -54,6 +55,9 @@ class DDIMInversion(Renoise[_Trail]):
             `"own"`.
         reuse: take the correction of the step right after a refinement from the host's own call,
             whose conditional half it repeats when `correct` is the host's prompt and network.
+
+    Raises:
+        ValueError: a stride under 1 or beside a correction, or another level to tell.
     """
 
     invert: Denoiser
@@ -62,14 +66,9 @@ class DDIMInversion(Renoise[_Trail]):
     told: Literal["next", "own"] = "next"
     reuse: bool = False
 
-    paper: ClassVar[str | None] = """@article{zhang2024videoelevator,
-  title = {VideoElevator: Elevating Video Generation Quality with Versatile Text-to-Image
-           Diffusion Models},
-  author = {Zhang, Yabo and Wei, Yuxiang and Lin, Xianhui and Hui, Zheng and Ren, Peiran and
-            Xie, Xuansong and Ji, Xiangyang and Zuo, Wangmeng},
-  journal = {arXiv preprint arXiv:2403.05438},
-  year = {2024}
-}
+    paper: ClassVar[str | None] = (
+        VIDEOELEVATOR
+        + """
 
 @inproceedings{song2021denoising,
   title={Denoising Diffusion Implicit Models},
@@ -85,6 +84,7 @@ class DDIMInversion(Renoise[_Trail]):
   journal={arXiv preprint arXiv:2310.01506},
   year={2023},
 }"""
+    )
 
     def __post_init__(self) -> None:
         """Check the numbers."""

@@ -20,6 +20,7 @@ from elevator.denoise import Denoiser
 from elevator.hook import Hook, Host, Run, Step
 from elevator.latent import Latent
 from elevator.level import Level
+from elevator.papers import SDEDIT
 from elevator.samplers.ddim import DDIM, Solver
 from elevator.schedule import Schedule
 
@@ -39,6 +40,9 @@ class SDEdit(Hook[Schedule]):
         match: how its noise level is found. `timestep`: its own factors at the host's integer
             timestep, then its own grid of as many steps as the host's, from the same index (as
             the paper's code does). `snr`: the levels of the host's signal-to-noise ratios.
+
+    Raises:
+        ValueError: a negative number of steps, or another kind of matching.
     """
 
     denoiser: Denoiser
@@ -46,14 +50,7 @@ class SDEdit(Hook[Schedule]):
     solver: Solver = field(default_factory=DDIM)
     match: Literal["timestep", "snr"] = "timestep"
 
-    paper: ClassVar[str | None] = """@inproceedings{meng2022sdedit,
-  title={{SDEdit}: Guided Image Synthesis and Editing with Stochastic Differential Equations},
-  author={Meng, Chenlin and He, Yutong and Song, Yang and Song, Jiaming and Wu, Jiajun and
-          Zhu, Jun-Yan and Ermon, Stefano},
-  booktitle={International Conference on Learning Representations},
-  year={2022},
-  eprint={2108.01073},
-}"""
+    paper: ClassVar[str | None] = SDEDIT
 
     def __post_init__(self) -> None:
         """Check the number of steps and the kind of matching."""

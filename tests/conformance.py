@@ -94,8 +94,6 @@ class Case:
         neutral: builds the hook with the parameters at which it does nothing, if it has any.
         speaks: whether `repr` evaluates back: no network, function or tensor inside.
         draws: whether the hook uses noise.
-        sees_batches: whether a batch of two is by definition more than two batches of one.
-        dry: whether it runs on meta tensors.
         pipeline: builds the pipeline it is attached to.
         frames: given to `attach` (None where the pipeline tells).
     """
@@ -105,8 +103,6 @@ class Case:
     neutral: Callable[[], AnyHook] | None = None
     speaks: bool = True
     draws: bool = False
-    sees_batches: bool = False
-    dry: bool = True
     pipeline: Callable[[], Any] = tiny_sd
     frames: int | None = 3
 
@@ -178,6 +174,12 @@ CASES: list[Case] = [
         "DDIMInversion",
         lambda: renoise(at({1, 3}, _lowpass()), DDIMInversion(FakeDenoiser())),
         lambda: renoise(_off(), DDIMInversion(FakeDenoiser())),
+    ),
+    Case(
+        "DDIMInversion-own-levels",
+        lambda: renoise(
+            at({1, 3}, _lowpass()), DDIMInversion(FakeDenoiser(), stride=3, told="own")
+        ),
     ),
     Case(
         "DDIMInversion-corrected",

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, final
 
+import diffusers
 import jaxtyping
 import pytest
 import torch
@@ -13,12 +14,11 @@ import elevator as el
 from elevator.errors import CheckError, HookError
 from elevator.hook import Hook, Run, Step
 from elevator.latent import Latent
+from elevator.models import CrossFrameAttention
 from elevator.patch import Patch
 from elevator.renoise import Renoise
-from tests.builders import (
-    scheduler_of,
-    tiny_sd,
-)
+from tests.builders import ddim, make_latent, sample, scheduler_of, tiny_sd, tiny_text_to_video
+from tests.conformance import Jitter
 from tests.hosts.loops import FRAMES, Loop, looking, scheduler_for
 
 
@@ -299,9 +299,54 @@ def test_patches_need_a_network() -> None:
         def apply(self, module: Any) -> Any:
             raise AssertionError
 
-        def check(self, host: Any) -> Any:
-            yield f"Nothing cannot patch {host.solver}"
+        def check(self, module: Any) -> Any:
+            yield f"Nothing cannot patch a {type(module).__name__}"
 
-    problems = el.check(_loop(), el.identity(), [Nothing()], frames=FRAMES)
-    assert any("drop patches=" in problem for problem in problems)
-    assert "Nothing cannot patch DDIMScheduler" in problems
+    (problem,) = el.check(_loop(), el.identity(), [Nothing()], frames=FRAMES)
+    assert "drop patches=" in problem
+    (problem,) = el.check(tiny_sd(), el.identity(), [Nothing()], frames=FRAMES)
+    assert problem == "Nothing cannot patch a UNet2DConditionModel"
+
+
+def test_without_a_generator_every_run_draws_anew_and_a_seed_repeats_it() -> None:
+    pipe = tiny_sd(ddim())
+    latents = make_latent((3, 4, 8, 8))
+
+    def run() -> Any:
+        with el.attach(pipe, Jitter(), frames=3):
+            return sample(pipe, steps=2, seed=None, latents=latents.clone())
+
+    torch.manual_seed(5)
+    first = run()
+    torch.randn(1)
+    second = run()
+    torch.manual_seed(5)
+    assert torch.equal(run(), first)
+    assert not torch.equal(first, second)
+
+
+def test_a_layout_with_frames_needs_no_number_of_them() -> None:
+    assert "give frames=" in " ".join(el.check(tiny_sd(), el.identity()))
+    assert el.check(tiny_sd(), el.identity(), layout="b c f h w") == ()
+
+
+def test_check_looks_at_the_network_and_at_the_steps() -> None:
+    (problem,) = el.check(tiny_text_to_video(), el.identity(), [CrossFrameAttention()])
+    assert "already mixes frames" in problem
+    late = el.at({7}, Jitter())
+    assert el.check(tiny_sd(), late, frames=3) == ()
+    (problem,) = el.check(tiny_sd(), late, frames=3, steps=5)
+    assert "7" in problem
+
+
+def test_the_line_to_paste_for_a_solver_that_cannot_be_renoised_works() -> None:
+    hook = el.renoise(Jitter(), el.KeepNoise())
+    for name in ("HeunDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"):
+        pipe = tiny_sd(getattr(diffusers, name)())
+        (problem,) = el.check(pipe, hook, frames=3)
+        line = problem[problem.index("pipe.scheduler") :]
+        better = line.split(" = ")[1].split(".")[0]
+        exec(line, {better: getattr(diffusers, better), "pipe": pipe})
+        assert el.check(pipe, hook, frames=3) == ()
+        assert ("FlowMatch" in name) == ("FlowMatch" in type(pipe.scheduler).__name__)
+        assert not pipe.scheduler.config.get("clip_sample")

@@ -355,11 +355,11 @@ def test_every_says_its_range(period: int, offset: int) -> None:
 
 
 def test_at_reports_steps_the_run_does_not_have() -> None:
-    host = Host("DDIMScheduler", 1, "epsilon", "b c f h w", steps=4)
+    host = Host("DDIMScheduler", 1, "epsilon", steps=4)
     assert list(at({1, 4, 9}, Drift()).check(host)) == [
         "at(...) names steps [4, 9], but the run has 4 (0 to 3); "
         "drop them or raise num_inference_steps"
     ]
     assert list(at({0, 3}, Drift()).check(host)) == []
-    before_the_run = Host("DDIMScheduler", 1, "epsilon", "b c f h w")
+    before_the_run = Host("DDIMScheduler", 1, "epsilon")
     assert list(at({9}, Drift()).check(before_the_run)) == []

@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+import elevator
 from elevator.attach import attach
-from elevator.hook import parts
+from elevator.hook import Hook, parts
 from elevator.noise import KeyedNoise
+from elevator.renoise import Renoise, rules
 from tests.builders import (
     SHAPE,
     FakeDenoiser,
@@ -36,6 +38,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_names_are_unique() -> None:
     names = [case.name for case in CASES]
     assert len(names) == len(set(names))
+
+
+def test_every_public_hook_and_rule_has_a_case() -> None:
+    modules = [importlib.import_module(f"elevator.{name}") for name in ("filters", "samplers")]
+    public = {
+        value
+        for module in (elevator, *modules)
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, (Hook, Renoise))
+    }
+    made = [case.make() for case in CASES]
+    shown = {type(part) for hook in made for part in (*parts(hook), *rules(hook))}
+    assert public - {Hook, Renoise} <= shown
 
 
 def _names() -> dict[str, Any]:
@@ -124,8 +139,6 @@ def test_neutral_returns_the_same_object(case: Case) -> None:
 
 
 def test_batch_of_two_is_two_batches_of_one(case: Case) -> None:
-    if case.sees_batches:
-        pytest.skip("sees the whole batch")
     start = make_latent((2, *SHAPE[1:]), 5)
     both = drive(case.make(), make_run((2, *SHAPE[1:]), noise=KeyedNoise((3, 9))), start=start)
     for row, seed in enumerate((3, 9)):
@@ -157,8 +170,6 @@ def test_runs_are_independent(case: Case) -> None:
 
 def test_runs_dry(case: Case) -> None:
     """`plan` runs hooks on meta tensors."""
-    if not case.dry:
-        pytest.skip("does not run on meta tensors")
     for latent in drive(case.make(), make_run(device="meta")):
         assert latent.device.type == "meta"
         assert latent.shape == SHAPE

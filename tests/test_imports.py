@@ -16,7 +16,10 @@ ROOT = Path(__file__).parents[1]
 # A name stands for the module and everything below it; the longest name that fits a module is its
 # line. A package may always import itself.
 
-GROUND = ("elevator.errors", "elevator.level", "elevator.schedule", "elevator.latent")
+GROUND = (
+    *("elevator.errors", "elevator.level", "elevator.schedule", "elevator.latent"),
+    "elevator.papers",
+)
 CORE = (
     *GROUND,
     "elevator.noise",

@@ -28,7 +28,7 @@ from tests.builders import (
 )
 from tests.conformance import Drift, Jitter, Trail
 
-HOST = Host("DDIMScheduler", 1, "epsilon", "b c f h w", steps=6)
+HOST = Host("DDIMScheduler", 1, "epsilon", steps=6)
 
 
 @final
@@ -253,7 +253,8 @@ def test_a_solver_that_cannot_follow_is_named_with_the_line_to_paste() -> None:
     assert list(renoise(Drift(), KeepNoise()).check(host)) == [
         "KeepNoise replaces the latent after a step, which HeunDiscreteScheduler cannot follow (it "
         "keeps a history that cannot be reset, or steps in two halves); use a first-order or "
-        "multistep solver: pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)"
+        "multistep solver: pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, "
+        "clip_sample=False, set_alpha_to_one=False)"
     ]
     assert list(renoise(Drift(), KeepNoise()).check(HOST)) == []
 

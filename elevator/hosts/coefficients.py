@@ -4,6 +4,7 @@ diffusers keeps the noisy latent in one of four conventions; with (alpha, sigma)
 estimate is the same affine reading of (sample, model_output) in all of them (`elevator.level`).
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -21,6 +22,7 @@ __all__ = [
     "level_of_call",
     "parametrisation_of",
     "position_of_call",
+    "prepared",
     "run_schedule",
     "supported_schedulers",
     "training_schedule",
@@ -187,6 +189,22 @@ def level_of_call(scheduler: Any, position: int, timestep: Any) -> Level:
         position -= type(scheduler).__name__ == "KDPM2AncestralDiscreteScheduler"
     alpha, sigma = _pair(family, scheduler, sigmas[position])
     return Level(alpha, sigma, told)
+
+
+def prepared(scheduler: Any, steps: int) -> Any:
+    """A copy of a scheduler, ready for a run of this many steps.
+
+    Raises:
+        CheckError: it has no such run.
+    """
+    copied = copy.deepcopy(scheduler)
+    try:
+        copied.set_timesteps(steps)
+    except ValueError as error:
+        raise CheckError(
+            [f"the pipeline's scheduler has no run of {steps} steps: {error}"]
+        ) from error
+    return copied
 
 
 def run_schedule(scheduler: Any) -> Schedule:

@@ -61,7 +61,8 @@ def layout_of(pipeline: object, ndim: int) -> str:
         return _BY_AXES[ndim]
     raise LayoutError(
         f"latents of {type(pipeline).__name__} have {ndim} axes at the step, so frames and space "
-        "cannot be told apart; give attach(..., layout=...) an einops pattern of the axes b c f h w"
+        "cannot be told apart; latents packed as tokens cannot be hooked, others can with "
+        "attach(..., layout=...), an einops pattern of the axes b c f h w"
     )
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "knows_its_frames",
     "latent_shape",
     "network_of",
+    "puts_prompt_first",
     "quiet_deprecation",
     "seeds_of",
     "watch_latents",
@@ -60,9 +61,17 @@ def kind_of(network: Any) -> type:
     return type(network)
 
 
-def knows_its_frames(pipeline: Any) -> bool:
-    """Whether the pipeline itself tells how many frames a clip has."""
-    pattern = declared_layout(pipeline)
+_PROMPT_FIRST = {"LuminaPipeline", "LuminaText2ImgPipeline"}
+
+
+def puts_prompt_first(pipeline: Any) -> bool:
+    """Whether its guided batch has the prompt first; all others have the negative prompt there."""
+    return any(cls.__name__ in _PROMPT_FIRST for cls in type(pipeline).__mro__)
+
+
+def knows_its_frames(pipeline: Any, layout: str | None = None) -> bool:
+    """Whether the pipeline itself, or the layout given for it, tells how many frames a clip has."""
+    pattern = layout or declared_layout(pipeline)
     if pattern is not None and "(b f)" not in pattern:
         return True
     prepare = getattr(pipeline, "prepare_latents", None)

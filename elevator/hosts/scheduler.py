@@ -53,6 +53,8 @@ class Engine:
         layout: Callable[[int], str],
         frames: int | None,
         noise: Callable[[tuple[int, int, int, int, int]], Noise],
+        *,
+        prompt_first: bool = False,
     ) -> None:
         """Bind hook and scheduler.
 
@@ -62,12 +64,15 @@ class Engine:
             layout: einops pattern of the latents, from their number of axes.
             frames: frames per clip, where the batch axis hides them.
             noise: makes the noise source of a run, from the shape of its latents.
+            prompt_first: whether the pipeline's guided batch has the prompt before the negative
+                prompt.
         """
         self.scheduler = scheduler
         self.hook = hook
         self.layout = layout
         self.frames = frames
         self.noise = noise
+        self.prompt_first = prompt_first
         self.prepared = False
         self.runs = 0
         self.steps_seen = 0
@@ -90,7 +95,6 @@ class Engine:
             solver=type(self.scheduler).__name__,
             order=family.order,
             prediction=parametrisation_of(self.scheduler),
-            layout="unknown before the first step" if self._run is None else "b c f h w",
             frames=self.frames,
             steps=steps,
             renoisable=family.renoisable,
@@ -220,8 +224,8 @@ class Engine:
             if own is None:
                 return None
             mean, _ = _split_variance(raw, own, noisy.shape[1])
-            # Guidance doubles the batch, negative prompt first, in every pipeline of diffusers.
-            half = mean.chunk(2)[1] if mean.numel() == 2 * noisy.numel() else mean
+            guided = mean.numel() == 2 * noisy.numel()
+            half = mean.chunk(2)[0 if self.prompt_first else 1] if guided else mean
             if half.numel() != noisy.numel():
                 return None
             return read_output(from_host(half, own, self.frames), noisy, level, kind)

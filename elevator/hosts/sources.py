@@ -214,6 +214,17 @@ def _variant(name: str) -> str | None:
     return kind if len(parts) > 1 and kind else None
 
 
+def _loaded(folder: Path) -> list[Path]:
+    """The weights that loading a folder reads: those of a pipeline's parts, without variants.
+
+    What else the hub's cache holds of a repository grows with other uses.
+    """
+    files = list(folder.rglob("*.safetensors"))
+    if (folder / "model_index.json").is_file():
+        files = [file for file in files if file.parent != folder] or files
+    return [file for file in files if _variant(file.name) is None] or files
+
+
 def fingerprint(source: Source) -> str | None:
     """One sha256 over the weights of a checkpoint.
 
@@ -235,7 +246,7 @@ def fingerprint(source: Source) -> str | None:
         return None
     if path.is_file():
         return _sha256(path)
-    files = {file.relative_to(path).as_posix(): file for file in path.rglob("*.safetensors")}
+    files = {file.relative_to(path).as_posix(): file for file in _loaded(path)}
     if not files:
         raise CheckpointError(f"{source} has no .safetensors files to take a fingerprint of")
     lines = "".join(f"{_sha256(files[name])}  {name}\n" for name in sorted(files))

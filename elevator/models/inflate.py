@@ -27,6 +27,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from elevator.errors import CheckError, HookError
 from elevator.latent import current_frames
+from elevator.papers import VIDEOELEVATOR
 from elevator.patch import Patch
 
 __all__ = ["CrossFrameAttention"]
@@ -60,15 +61,9 @@ class CrossFrameAttention(Patch):
 
     keys: Keys = "first"
 
-    paper: ClassVar[str | None] = """\
-@article{zhang2024videoelevator,
-  title = {VideoElevator: Elevating Video Generation Quality with Versatile Text-to-Image
-           Diffusion Models},
-  author = {Zhang, Yabo and Wei, Yuxiang and Lin, Xianhui and Hui, Zheng and Ren, Peiran and
-            Xie, Xuansong and Ji, Xiangyang and Zuo, Wangmeng},
-  journal = {arXiv preprint arXiv:2403.05438},
-  year = {2024}
-}
+    paper: ClassVar[str | None] = (
+        VIDEOELEVATOR
+        + """
 
 @article{khachatryan2023text2videozero,
   title = {Text2Video-Zero: Text-to-Image Diffusion Models are Zero-Shot Video Generators},
@@ -77,11 +72,19 @@ class CrossFrameAttention(Patch):
   journal = {arXiv preprint arXiv:2303.13439},
   year = {2023}
 }"""
+    )
 
     def __post_init__(self) -> None:
         """Refuse an unknown choice of keys."""
         if self.keys not in get_args(Keys):
             raise ValueError(f"keys must be one of {', '.join(get_args(Keys))}; got {self.keys!r}")
+
+    def check(self, module: nn.Module) -> Iterable[str]:
+        """Why a network cannot be inflated."""
+        try:
+            _self_attention(getattr(module, "_orig_mod", module))
+        except CheckError as error:
+            yield from error.problems
 
     @contextmanager
     def apply(self, module: nn.Module) -> Iterator[None]:

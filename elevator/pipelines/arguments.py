@@ -85,8 +85,20 @@ def require(
     steps: int,
     shared_noise: float,
     output_type: str,
+    decode_chunk_size: int | None,
+    longest: int | None,
 ) -> None:
     """Refuse arguments that cannot work, all at once.
+
+    Args:
+        size: height and width in pixels.
+        multiple: what both must be multiples of.
+        frames: frames per clip.
+        steps: sampling steps.
+        shared_noise: weight of the initial noise all frames share.
+        output_type: form of the result.
+        decode_chunk_size: frames decoded at once; None for all.
+        longest: frames the T2V's motion module has positions for, if it has such a limit.
 
     Raises:
         CheckError: height or width is no positive multiple of `multiple`, or a number lies out of
@@ -102,6 +114,12 @@ def require(
     for name, count in (("num_frames", frames), ("num_inference_steps", steps)):
         if count < 1:
             problems.append(f"{name} is {count}, but must be at least 1")
+    if longest is not None and frames > longest:
+        problems.append(
+            f"num_frames is {frames}, but the T2V's motion module knows {longest} frames at most"
+        )
+    if decode_chunk_size is not None and decode_chunk_size < 1:
+        problems.append(f"decode_chunk_size is {decode_chunk_size}, but must be at least 1")
     if shared_noise < 0:
         problems.append(f"shared_noise is {shared_noise}, but must be 0 or more")
     if output_type not in ("pil", "np", "pt", "latent"):

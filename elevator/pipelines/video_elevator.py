@@ -27,11 +27,18 @@ from torch import Tensor
 
 from elevator.attach import attach
 from elevator.combine import chain
-from elevator.errors import CheckError
+from elevator.errors import CheckError, CheckpointError
 from elevator.hook import Hook
-from elevator.hosts.checkpoints import load_t2i, load_t2v, same_latent_space
+from elevator.hosts.checkpoints import (
+    Lora,
+    TextualInversion,
+    load_t2i,
+    load_t2v,
+    same_latent_space,
+)
 from elevator.hosts.denoiser import denoiser
 from elevator.hosts.pipeline import quiet_deprecation
+from elevator.hosts.sources import Source, failed, index_of, locate, require_weights
 from elevator.latent import Latent
 from elevator.pipelines.arguments import clips_and_negatives, frame_size, given_or, require
 from elevator.plan import Plan, plan
@@ -115,23 +122,23 @@ class VideoElevatorPipeline(
         t2i: Any = None,
         t2v: Any = None,
         dtype: torch.dtype = torch.float32,
-        lora: Sequence[Any] = (),
-        textual_inversion: Sequence[Any] = (),
-        t2i_config: str | Path | None = None,
+        lora: Sequence[Lora] | Source = (),
+        textual_inversion: Sequence[TextualInversion] | Source = (),
+        t2i_config: Source | None = None,
         t2v_base: Any = None,
-        t2v_lora: Sequence[Any] = (),
+        t2v_lora: Sequence[Lora] | Source = (),
         **kwargs: Any,
     ) -> "VideoElevatorPipeline":
         """Load a saved pipeline, or put one together from a T2I and a T2V.
 
         Args:
-            pretrained_model_name_or_path: a folder written by `save_pretrained` (or its hub id);
-                then nothing else is needed.
+            pretrained_model_name_or_path: a folder written by `save_pretrained` (or its hub id),
+                which holds everything; only `dtype` and `kwargs` may be given beside it.
             t2i: hub id, local folder, single `.safetensors` file, or a `StableDiffusionPipeline`.
             t2v: hub id or local folder of a text-to-video or AnimateDiff pipeline or of a motion
                 adapter, a single `.safetensors` file of a motion adapter, or such a pipeline.
             dtype: dtype of the weights.
-            lora: LoRA files for the T2I, each a path or `(path, scale)`.
+            lora: one LoRA file for the T2I or several, each a path or `(path, scale)`.
             textual_inversion: embeddings for the T2I, each a path or `(path, token)`.
             t2i_config: folder with the configuration of a single-file `t2i`, to stay offline.
             t2v_base: what a motion adapter is put on; the T2I by default.
@@ -143,14 +150,16 @@ class VideoElevatorPipeline(
             CheckError: the two models do not share a latent space.
         """
         if pretrained_model_name_or_path is not None:
-            if t2i is not None or t2v is not None:
+            parts = (t2i, t2v, t2i_config, t2v_base)
+            if any(part is not None for part in parts) or lora or textual_inversion or t2v_lora:
                 raise CheckError(
-                    ["give a saved pipeline, or t2i=... and t2v=..., not both at once"]
+                    [
+                        "give a saved pipeline, or t2i=... and t2v=... with their LoRAs and "
+                        "textual inversions, not both at once; put add-ons on a saved pipeline "
+                        "with load_lora_weights and load_textual_inversion"
+                    ]
                 )
-            loaded: VideoElevatorPipeline = super().from_pretrained(
-                pretrained_model_name_or_path, dtype=dtype, **kwargs
-            )
-            return loaded
+            return cls._from_saved(pretrained_model_name_or_path, dtype, kwargs)
         if t2i is None or t2v is None:
             raise CheckError(["give t2i=... and t2v=..., or the folder of a saved pipeline"])
         image = load_t2i(
@@ -164,6 +173,28 @@ class VideoElevatorPipeline(
         base = image if t2v_base is None else t2v_base
         video = load_t2v(t2v, dtype=dtype, base=base, lora=t2v_lora, **kwargs)
         return cls.from_pipelines(image, video)
+
+    @classmethod
+    def _from_saved(
+        cls, source: str | Path, dtype: torch.dtype, hub: dict[str, Any]
+    ) -> "VideoElevatorPipeline":
+        found = locate(source, "a folder that VideoElevatorPipeline.save_pretrained wrote")
+        index = index_of(found, **hub)
+        if index.get("_class_name") != cls.__name__:
+            raise CheckpointError(
+                f"{source} holds a {index.get('_class_name', 'single network')}, not a saved "
+                f"{cls.__name__}; give a T2I and a T2V as t2i=... and t2v=..."
+            )
+        if isinstance(found, Path):
+            require_weights(found, index, hub.get("variant"))
+            hub = {**hub, "local_files_only": True}
+        try:
+            loaded: VideoElevatorPipeline = super().from_pretrained(
+                found, dtype=dtype, use_safetensors=True, **hub
+            )
+        except Exception as error:  # safetensors, json, torch, diffusers, transformers, the hub
+            raise failed(found, f"a {cls.__name__}", error) from error
+        return loaded
 
     @classmethod
     def from_pipelines(cls, t2i: Any, t2v: Any) -> "VideoElevatorPipeline":
@@ -374,8 +405,9 @@ class VideoElevatorPipeline(
             num_inference_steps: sampling steps; the preset's by default.
             guidance_scale: of the T2I; 1 or less runs without guidance.
             video_guidance_scale: of the T2V.
-            preset: `zeroscope`, `lavie`, `animatelcm`, or numbers of your own; the one that fits
-                the T2V by default. Arguments given beside it override it.
+            preset: `zeroscope`, `lavie`, `animatelcm`, `world` (for the built-in models) or
+                numbers of your own; by default one of the first three, by the T2V's scheduler.
+                Arguments given beside it override it.
             refine: refinement points as steps remaining, e.g. (45, 35, 25, 15) of 50; () never
                 refines, which leaves the inflated T2I alone.
             t2v_steps: T2V steps per refinement.
@@ -398,7 +430,7 @@ class VideoElevatorPipeline(
             decode_chunk_size: frames decoded at once; all by default.
 
         Raises:
-            CheckError: an argument cannot work; all reasons together, before anything runs.
+            CheckError: an argument cannot work; told before anything runs.
         """
         numbers = self._preset(preset)
         steps = given_or(num_inference_steps, numbers.steps)
@@ -414,6 +446,8 @@ class VideoElevatorPipeline(
             steps=steps,
             shared_noise=weight,
             output_type=output_type,
+            decode_chunk_size=decode_chunk_size,
+            longest=getattr(self.video_unet.config, "motion_max_seq_length", None),
         )
         height, width = size
 

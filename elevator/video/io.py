@@ -39,6 +39,7 @@ _CRF = "12"  # of x264, 0 (best) to 51: hardly any loss but in colour; clips are
 _NAME = "{:04d}.png"
 _DESCRIPTION = 0x010E  # EXIF ImageDescription
 _FASTEST_GIF = 50  # players slow frames of less than 2 hundredths of a second down to 10
+_SLOWEST_GIF = 1 / 655  # the format counts hundredths of a second in 16 bits
 
 
 class VideoError(ElevatorError, ValueError):
@@ -85,6 +86,11 @@ def check_target(path: str | Path, fps: float | int | None = None) -> None:
         raise VideoError(
             f"a GIF shows at most {_FASTEST_GIF} frames a second, got {fps:g}; "
             "give less, or write .mp4 or .webp"
+        )
+    if fps is not None and kind == "gif" and fps < _SLOWEST_GIF:
+        raise VideoError(
+            f"a GIF shows a frame for 655 seconds at most, got {fps:g} frames a second; "
+            "give more, or write .mp4 or .webp"
         )
     if kind == "png" and target.exists() and not _replaceable(target):
         raise VideoError(

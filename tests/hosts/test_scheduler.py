@@ -162,8 +162,10 @@ def test_a_constant_estimate_is_where_it_ends(
         # The run ends a hair above no noise, and what is left of it is the first step's.
         product = loop.scheduler.final_alpha_cumprod
         assert product < 1
-        # With eta there is new noise; on linspace DDIM steps past the levels it visits.
-        if options or config.get("timestep_spacing") == "linspace":
+        if config.get("timestep_spacing") == "linspace":
+            pytest.skip("on linspace DDIM steps past the levels it visits")
+        if options:  # with eta there is new noise
+            assert (latents[-1] - product**0.5 * TARGET).abs().max() < 6 * (1 - product) ** 0.5
             return
         first = loop.scheduler.alphas_cumprod[loop.scheduler.timesteps[0]]
         noise = (latents[0] - first**0.5 * TARGET) / (1 - first) ** 0.5

@@ -297,13 +297,79 @@ def test_from_two_folders(texts: dict[str, Any], tmp_path: Path, pipe: Any) -> N
     assert _run(_quiet(half)).isfinite().all()
 
 
+def test_a_saved_pipeline_never_opens_pickles(pipe: Any, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path / "saved", safe_serialization=False)
+    with pytest.raises(el.CheckpointError, match="has only pickled weights"):
+        el.VideoElevatorPipeline.from_pretrained(tmp_path / "saved")
+
+
+def test_a_saved_pipeline_that_is_none_is_named(pipe: Any, tmp_path: Path) -> None:
+    with pytest.raises(el.CheckpointError, match="none does not exist"):
+        el.VideoElevatorPipeline.from_pretrained(tmp_path / "none")
+    pipe.t2i.save_pretrained(tmp_path / "t2i")
+    with pytest.raises(el.CheckpointError, match="holds a StableDiffusionPipeline, not a saved"):
+        el.VideoElevatorPipeline.from_pretrained(tmp_path / "t2i")
+
+
+@pytest.mark.parametrize("name", ["lora", "textual_inversion", "t2v_lora"])
+def test_a_saved_pipeline_takes_no_addons_beside_it(pipe: Any, tmp_path: Path, name: str) -> None:
+    pipe.save_pretrained(tmp_path / "saved")
+    addon: Any = {name: ["x.safetensors"]}
+    with pytest.raises(el.CheckError, match="put add-ons on a saved pipeline with load_lora"):
+        el.VideoElevatorPipeline.from_pretrained(tmp_path / "saved", **addon)
+
+
+def test_a_lora_reaches_the_t2i_and_its_scale_counts(pipe: Any, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    t2i, t2v = pipe.t2i, pipe.t2v
+    t2i.save_pretrained(tmp_path / "t2i")
+    t2v.save_pretrained(tmp_path / "t2v")
+    plain = _run(pipe)
+    pipe.unet.add_adapter(
+        LoraConfig(r=2, target_modules=["to_q", "conv1"], init_lora_weights=False)
+    )
+    t2i.save_lora_weights(tmp_path, get_peft_model_state_dict(pipe.unet))
+    file = tmp_path / "pytorch_lora_weights.safetensors"
+
+    def made(scale: float) -> Any:
+        return _run(
+            _quiet(
+                el.VideoElevatorPipeline.from_pretrained(
+                    t2i=tmp_path / "t2i", t2v=tmp_path / "t2v", lora=[(file, scale)]
+                )
+            )
+        )
+
+    torch.testing.assert_close(made(0.0), plain)
+    assert not torch.allclose(made(1.0), plain, atol=1e-3)
+
+
+def test_more_frames_than_the_motion_module_knows_are_refused(texts: dict[str, Any]) -> None:
+    pipe = el.VideoElevatorPipeline.from_pipelines(*_pair(texts, "motion"))
+    longest = pipe.video_unet.config.motion_max_seq_length
+    with pytest.raises(el.CheckError, match=f"motion module knows {longest} frames at most"):
+        _run(pipe, num_frames=longest + 1)
+
+
 def test_decoding_in_parts(pipe: Any) -> None:
     whole = _run(pipe, output_type="pt")
     torch.testing.assert_close(_run(pipe, output_type="pt", decode_chunk_size=3), whole)
     pipe.vae.enable_slicing()
     torch.testing.assert_close(_run(pipe, output_type="pt"), whole)
+
+
+def test_decoding_in_tiles(pipe: Any) -> None:
+    size = {"height": 32, "width": 32}
+    whole = _run(pipe, output_type="pt", **size)
     pipe.vae.enable_tiling()
-    torch.testing.assert_close(_run(pipe, output_type="pt"), whole)
+    assert pipe.vae.tile_latent_min_size < _run(pipe, **size).shape[-1]
+    tiled = _run(pipe, output_type="pt", **size)
+    assert not torch.equal(tiled, whole), "tiles see less around them"
+    frames = _run(pipe, **size)[0].transpose(0, 1) / pipe.vae.config.scaling_factor
+    with torch.no_grad():
+        expected = (pipe.vae.decode(frames).sample / 2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(tiled[0], expected)
 
 
 def test_offloading(pipe: Any) -> None:

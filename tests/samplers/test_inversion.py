@@ -225,7 +225,7 @@ def test_reuse_saves_one_call_and_changes_nothing() -> None:
 
 
 def _host(**facts: Any) -> Host:
-    return Host(**{"solver": "X", "order": 1, "prediction": "epsilon", "layout": "", **facts})
+    return Host(**{"solver": "X", "order": 1, "prediction": "epsilon", **facts})
 
 
 def test_what_it_claims() -> None:

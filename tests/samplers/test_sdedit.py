@@ -116,7 +116,7 @@ def test_both_calls_of_a_second_order_host_start_at_one_level() -> None:
 
 
 def test_the_grid_must_be_as_long_as_the_run() -> None:
-    host = Host("DDIMScheduler", 1, "epsilon", "b c f h w", steps=60)
+    host = Host("DDIMScheduler", 1, "epsilon", steps=60)
     short = _video(scheduler_of("LCMScheduler"))
     (problem,) = SDEdit(short, 3, LCM()).check(host)
     assert "no grid of 60 steps" in problem
