@@ -104,7 +104,11 @@ def _parser() -> _Parser:
     actions = zoo.add_subparsers(dest="action", required=True, metavar="ACTION")
     actions.add_parser("list", help="names, folders and sizes")
     train = actions.add_parser("train", help="train a built-in model again")
-    train.add_argument("name", metavar="NAME", help="vae, t2i, t2v-start, t2v or t2i-ink")
+    train.add_argument(
+        "name",
+        metavar="NAME",
+        help="vae, recogniser, t2i, t2i-ink, t2i-neon, t2v-start, t2v-early or t2v",
+    )
     train.add_argument("--steps", type=_count, help="steps in all (default: as committed)")
     train.add_argument("--out", metavar="DIR", help="checkpoints and results (default: ./zoo)")
     train.add_argument("--device", help="cuda, cpu, ... (default: cuda if there is one)")
@@ -139,7 +143,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         metavar="FILE[:SCALE]",
         help="LoRA for the T2I; may be given more than once",
     )
-    models.add_argument("--style", help="a built-in personalised T2I: ink")
+    models.add_argument("--style", help="a built-in personalised T2I: ink or neon")
     numbers = parser.add_argument_group("numbers")
     numbers.add_argument("--preset", help="zeroscope, lavie, animatelcm, world (default: it fits)")
     numbers.add_argument("--steps", type=_count, help="sampling steps (default: the preset's)")
@@ -154,7 +158,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         "--fast",
         action="store_true",
         default=None,
-        help="fewer network calls, nearly the same result",
+        help="half of the T2I's network calls: a third of the inversion, no correction",
     )
     machine = parser.add_argument_group("machine and output")
     machine.add_argument("--device", help="cuda, cpu, ... (default: cuda if there is one)")

@@ -43,7 +43,7 @@ def _report() -> Iterator[str]:
     yield f"cpu             {_cores()} cores, {torch.get_num_threads()} threads{_memory()}"
     yield from _gpus()
     yield f"mp4             {_h264()}"
-    there = [name for name in zoo.names() if zoo.path(name).is_dir()]
+    there = [name for name in zoo.names() if zoo.path(name).exists()]
     missing = [name for name in zoo.names() if name not in there]
     yield f"zoo             {', '.join(there) or 'no weights'}" + (
         f" (missing: {', '.join(missing)}; elevator zoo train NAME)" if missing else ""

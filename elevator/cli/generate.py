@@ -73,7 +73,7 @@ def _asked(given: argparse.Namespace) -> Settings:
         raise CheckError(['give a prompt, such as "a striped red ring moving left"'])
     if given.out is None:
         raise CheckError(["give a file to write, such as -o ring.mp4"])
-    if given.style is not None and given.t2i is not None:
+    if given.style is not None and (given.t2i or given.t2i_config) is not None:
         raise CheckError(["--style chooses a built-in T2I; give it or --t2i, not both"])
     if given.preset is not None:
         from elevator.recipes import preset_for
@@ -81,14 +81,17 @@ def _asked(given: argparse.Namespace) -> Settings:
         preset_for(given.preset)  # raises for a name that is none
     device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     width, height = given.size or (None, None)
-    t2i = _style(given.style) if given.style is not None else given.t2i
+    t2i, config, lora = given.t2i or Settings.t2i, given.t2i_config, list(given.lora or ())
+    if given.style is not None:
+        t2i, config, own = _style(given.style)
+        lora = [*own, *lora]
     return Settings(
         prompt=given.prompt,
         negative=given.negative,
-        t2i=_source(t2i or Settings.t2i),
-        t2i_config=given.t2i_config and _source(given.t2i_config),
+        t2i=_source(t2i),
+        t2i_config=config and _source(config),
         t2v=_source(given.t2v or Settings.t2v),
-        lora=tuple((_source(file), scale) for file, scale in given.lora or ()),
+        lora=tuple((_source(file), scale) for file, scale in lora),
         preset=given.preset,
         steps=given.steps,
         frames=given.frames,
@@ -104,13 +107,16 @@ def _asked(given: argparse.Namespace) -> Settings:
     )
 
 
-def _style(name: str) -> str:
+def _style(name: str) -> tuple[str, str | None, list[tuple[str, float]]]:
+    """A built-in style as T2I, configuration and LoRA files."""
     from elevator import zoo
 
     styles = [model.removeprefix("t2i-") for model in zoo.names() if model.startswith("t2i-")]
     if name not in styles:
         raise CheckError([f"there is no style {name!r}; choose one of {', '.join(styles)}"])
-    return f"zoo:t2i-{name}"
+    if name == "ink":
+        return "zoo:t2i", None, [("zoo:t2i-ink", 1.0)]
+    return f"zoo:t2i-{name}", "zoo:t2i", []
 
 
 def _source(text: str) -> str:
@@ -212,7 +218,10 @@ def _load(settings: Settings) -> VideoElevatorPipeline:
 
     dtype = _DTYPES[settings.dtype]
     t2i = load_t2i(
-        resolve(settings.t2i), dtype=dtype, lora=settings.lora, config=settings.t2i_config
+        resolve(settings.t2i),
+        dtype=dtype,
+        lora=[(resolve(file), scale) for file, scale in settings.lora],
+        config=settings.t2i_config and resolve(settings.t2i_config),
     )
     pipe = elevator.VideoElevatorPipeline.from_pretrained(
         t2i=t2i, t2v=resolve(settings.t2v), dtype=dtype

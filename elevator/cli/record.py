@@ -148,7 +148,7 @@ def _texts(found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def resolve(source: str) -> str:
-    """Where a checkpoint is: `zoo:NAME` is a built-in folder, anything else itself.
+    """Where a checkpoint is: `zoo:NAME` is a built-in folder or file, anything else itself.
 
     Raises:
         CheckpointError: there is no such built-in model, or it has no weights yet.
@@ -161,13 +161,13 @@ def resolve(source: str) -> str:
     if name not in zoo.names():
         known = ", ".join(_BUILTIN + one for one in zoo.names())
         raise CheckpointError(f"there is no built-in model {source}; choose one of {known}")
-    folder = zoo.path(name)
-    if not folder.is_dir():
+    place = zoo.path(name)
+    if not place.exists():
         raise CheckpointError(
-            f"the built-in model {name} has no weights in {folder}; install elevator again, "
-            f"or train it with `elevator zoo train {name} --out {folder.parent}`"
+            f"the built-in model {name} has no weights at {place}; install elevator again, "
+            f"or train it with `elevator zoo train {name}`"
         )
-    return str(folder)
+    return str(place)
 
 
 def hashes(settings: Settings) -> dict[str, str]:

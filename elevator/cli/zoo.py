@@ -24,10 +24,11 @@ def run(given: argparse.Namespace) -> int:
 
 def _list() -> None:
     for name in zoo.names():
-        folder = zoo.path(name)
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        place = zoo.path(name)
+        files = [file for file in (place, *place.rglob("*")) if file.is_file()]
+        size = sum(file.stat().st_size for file in files)
         state = f"{size / 1e6:.1f} MB" if size else f"no weights; elevator zoo train {name}"
-        print(f"{name:8} {state:10} {folder}")
+        print(f"{name:8} {state:10} {place}")
 
 
 def _train(given: argparse.Namespace) -> None:

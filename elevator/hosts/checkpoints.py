@@ -115,7 +115,8 @@ def _image_folder(source: Path | str, dtype: torch.dtype, hub: Mapping[str, Any]
     if isinstance(source, Path):
         require_weights(source, index, hub.get("variant"))
     pipeline = _from_pretrained(StableDiffusionPipeline, source, dtype, hub, **NO_CHECKER)
-    require_plain_input(source, int(pipeline.unet.config.in_channels), pipeline.vae)
+    latents = int(pipeline.vae.config.latent_channels)
+    require_plain_input(source, int(pipeline.unet.config.in_channels), latents)
     return pipeline
 
 

@@ -44,6 +44,9 @@ NO_CHECKER: Mapping[str, Any] = {
     "requires_safety_checker": False,
 }
 _LDM_INPUT = "model.diffusion_model.input_blocks.0.0.weight"
+_LDM_LATENT = "first_stage_model.post_quant_conv.weight"
+_LATENT = 4
+"""Latent channels of Stable Diffusion's VAE, for files that come without one."""
 
 
 def is_lora(header: Header) -> bool:
@@ -79,7 +82,8 @@ def image_file(
     header = read_header(path)
     if problem := _not_ldm(header):
         raise CheckpointError(f"{path} {problem}")
-    require_plain_input(path, header[_LDM_INPUT][1], None)
+    latents = header[_LDM_LATENT][1] if _LDM_LATENT in header else _LATENT
+    require_plain_input(path, header[_LDM_INPUT][1], latents)
     told: dict[str, Any] = {key: value for key, value in hub.items() if key != "variant"}
     told["local_files_only"] = is_offline(hub)
     if config is not None:
@@ -108,18 +112,17 @@ def image_file(
         raise _gave_up(path, "a single-file StableDiffusionPipeline", error) from error
 
 
-def require_plain_input(source: object, channels: int, vae: Any) -> None:
+def require_plain_input(source: object, channels: int, latents: int) -> None:
     """Check that a network takes a latent and nothing beside it.
 
     Args:
         source: what was given, for the message.
         channels: input channels of the network.
-        vae: the VAE; None stands for one with 4 latent channels.
+        latents: channels of its VAE's latents.
 
     Raises:
         CheckpointError: it takes more.
     """
-    latents = 4 if vae is None else int(vae.config.latent_channels)
     if channels != latents:
         raise CheckpointError(
             f"{source} takes {channels} channels where its latents have {latents}: an inpainting, "

@@ -188,19 +188,21 @@ class Filming:
     def __init__(
         self, parts: Parts, unet: UNet3DConditionModel, painter: nn.Module, batch: int
     ) -> None:
-        """Take over what `painter` has and set the other layers to change nothing.
+        """Take over what `painter` has and set layers that it lacks to change nothing.
 
         Args:
             parts: autoencoder, tokenizer, and the text encoder, which is trained in place.
             unet: the video U-Net, trained in place.
-            painter: the image U-Net of the same blocks.
+            painter: an image U-Net of the same blocks, or a video U-Net to train on.
             batch: clips a step.
         """
         from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 
-        unet.load_state_dict(_shared(painter, unet), strict=False)
-        for module in unet.modules():
-            if isinstance(module, TransformerTemporalModel):
+        known = _shared(painter, unet)
+        unet.load_state_dict(known, strict=False)
+        for name, module in unet.named_modules():
+            fresh = f"{name}.proj_out.weight" not in known
+            if fresh and isinstance(module, TransformerTemporalModel):
                 nn.init.zeros_(module.proj_out.weight)
                 nn.init.zeros_(module.proj_out.bias)
         # The class has this layer whatever the settings, with eight heads at full resolution: a

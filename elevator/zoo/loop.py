@@ -64,6 +64,7 @@ class Rates:
 
     def at(self, step: int, steps: int) -> float:
         """Learning rate of a step, from 0 (the first) to `steps - 1`."""
+        steps = round(steps / self.part)
         rise = max(1, round(self.warm * steps))
         if step < rise:
             return self.peak * (step + 1) / rise

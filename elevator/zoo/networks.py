@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UNet3DConditionModel
     from transformers import CLIPTextModel
 
-__all__ = ["scheduler", "text_encoder", "unet2d", "unet3d", "vae"]
+__all__ = ["add_lora", "scheduler", "text_encoder", "unet2d", "unet3d", "vae"]
 
 SIZE = 64
 """Side of a frame in pixels."""
@@ -22,6 +22,11 @@ HEAD = 16
 """Channels of an attention head, at every level and in both U-Nets."""
 TEXT = 64
 """Channels of the text encoder."""
+LORA_LAYERS = (
+    *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
+    *("conv1", "conv2", "conv_shortcut", "conv", "conv_in", "conv_out"),
+)
+"""What a LoRA of the zoo changes: attention, feed-forward layers and convolutions."""
 
 
 def vae() -> AutoencoderKL:
@@ -86,6 +91,17 @@ def unet2d(*, video: bool = False) -> UNet2DConditionModel:
         use_linear_projection=True,
         norm_num_groups=8,
     )
+
+
+def add_lora(unet: UNet2DConditionModel, rank: int) -> None:
+    """Freeze an image U-Net and put low-rank factors beside its attention and convolutions.
+
+    Attention alone cannot change how a network of this size paints: it does so with convolutions.
+    """
+    from peft import LoraConfig
+
+    unet.requires_grad_(False)
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LORA_LAYERS)))
 
 
 def unet3d() -> UNet3DConditionModel:

@@ -1,4 +1,4 @@
-"""Networks to pipeline folders and back."""
+"""Networks to pipeline folders and files, and back."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ import torch
 from torch import nn
 
 from elevator.zoo import networks
+from elevator.zoo.ldm import save_ldm
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
     from elevator.zoo.diffusion import Parts
 
-__all__ = ["read", "write"]
+__all__ = ["read", "read_file", "read_lora", "write", "write_file", "write_lora"]
 
 
 def write(folder: Path, parts: Parts, unet: nn.Module) -> None:
@@ -29,33 +30,56 @@ def write(folder: Path, parts: Parts, unet: nn.Module) -> None:
 
     The folder is written aside and renamed, so that a reader never sees half of it.
     """
-    from diffusers import StableDiffusionPipeline, TextToVideoSDPipeline, UNet3DConditionModel
-
-    video = isinstance(unet, UNet3DConditionModel)
-    modules = {"vae": parts.vae, "text_encoder": parts.text, "unet": unet}
     aside = folder.with_name(folder.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
     with _quiet():
-        given: dict[str, object] = {
-            name: copy.deepcopy(module).to("cpu", torch.float16) for name, module in modules.items()
-        }
-        given |= {"tokenizer": parts.tokenizer, "scheduler": networks.scheduler(video=video)}
-        if video:
-            pipe = TextToVideoSDPipeline(**given)
-        else:
-            given |= {"safety_checker": None, "feature_extractor": None}
-            pipe = StableDiffusionPipeline(**given, requires_safety_checker=False)
-        pipe.save_pretrained(aside)
+        _half(parts, unet).save_pretrained(aside)
     for file in aside.rglob("*config.json"):
         _forget_origin(file)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
 
 
+def write_file(file: Path, parts: Parts, unet: nn.Module) -> None:
+    """Save an image pipeline in float16 as one file in the original (LDM) layout."""
+    with _quiet():
+        pipe = _half(parts, unet)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_ldm(pipe, file)
+
+
+def write_lora(file: Path, unet: nn.Module) -> None:
+    """Save the PEFT adapter of an image U-Net in float16, with diffusers' names."""
+    from diffusers import StableDiffusionPipeline
+    from peft import get_peft_model_state_dict
+
+    layers = {key: value.half() for key, value in get_peft_model_state_dict(unet).items()}
+    StableDiffusionPipeline.save_lora_weights(
+        file.parent, unet_lora_layers=layers, weight_name=file.name
+    )
+
+
+def _half(parts: Parts, unet: nn.Module) -> DiffusionPipeline:
+    """A pipeline in float16: Stable Diffusion's, or its video kin's for a video U-Net."""
+    from diffusers import StableDiffusionPipeline, TextToVideoSDPipeline, UNet3DConditionModel
+
+    video = isinstance(unet, UNet3DConditionModel)
+    modules = {"vae": parts.vae, "text_encoder": parts.text, "unet": unet}
+    given: dict[str, object] = {
+        name: copy.deepcopy(module).to("cpu", torch.float16) for name, module in modules.items()
+    }
+    given |= {"tokenizer": parts.tokenizer, "scheduler": networks.scheduler(video=video)}
+    if video:
+        return TextToVideoSDPipeline(**given)
+    given |= {"safety_checker": None, "feature_extractor": None}
+    return StableDiffusionPipeline(**given, requires_safety_checker=False)
+
+
 def _forget_origin(file: Path) -> None:
     """Take out of a configuration where on this machine its part was loaded from."""
     config = json.loads(file.read_text(encoding="utf-8"))
-    config.pop("_name_or_path", None)
+    for key in ("_name_or_path", "local_files_only"):
+        config.pop(key, None)
     file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -65,6 +89,22 @@ def read(folder: Path, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
 
     with _quiet():
         return DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
+
+
+def read_lora(folder: Path, file: Path, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
+    """Load a pipeline folder with a LoRA file on it."""
+    from elevator.hosts.checkpoints import load_t2i
+
+    with _quiet():
+        return load_t2i(folder, dtype=dtype, lora=file)
+
+
+def read_file(file: Path, config: Path, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
+    """Load a single-file checkpoint; `config` is a folder of the same family."""
+    from elevator.hosts.checkpoints import load_t2i
+
+    with _quiet():
+        return load_t2i(file, dtype=dtype, config=config)
 
 
 @contextmanager

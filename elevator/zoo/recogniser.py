@@ -160,8 +160,9 @@ class Recognising:
     ) -> tuple[list[world.Scene], Float[Tensor, "b f c h w"], Tensor]:
         """Scenes, clips and the number of each one's look.
 
-        Of eight clips three are crisp, three degraded, one in ink and one in neon. Half of the
-        degraded ones are mixed with their crisp selves: what is made by models lies in between.
+        Of eight clips three are crisp, three degraded as the T2V's are (`world.degrade` of
+        `world.lamp`), one in ink and one in neon. Half of the degraded ones are mixed with their
+        crisp selves: what is made by models lies in between.
         """
         first, second = torch.randint(2**40, (2,), generator=generator).tolist()
         scenes = world.draw(self.batch, seed=first, split=split)
@@ -171,7 +172,7 @@ class Recognising:
         soft, ink, neon = (slice(a * eighth, b * eighth) for a, b in ((3, 6), (6, 7), (7, 8)))
         amount = torch.rand(3 * eighth, generator=generator).mul(2).clamp_max(1)
         amount = repeat(amount, "b -> b 1 1 1 1")
-        clips[soft] = torch.lerp(clips[soft], world.degrade(clips[soft]), amount)
+        clips[soft] = torch.lerp(clips[soft], world.degrade(world.lamp(clips[soft])), amount)
         clips[ink], clips[neon] = world.ink(clips[ink]), world.neon(clips[neon])
         grain = 0.04 * torch.rand(self.batch, 1, 1, 1, 1, generator=generator)
         clips = clips + grain * torch.randn(clips.shape, generator=generator)

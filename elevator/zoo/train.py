@@ -1,6 +1,6 @@
 """How the checkpoints of the zoo were made: `python -m elevator.zoo.train NAME`.
 
-The order is vae, t2i, then t2i-ink, and t2v-start with t2v after it. For the last two,
+The order is vae, t2i, then t2i-ink and t2i-neon; and t2v-start, t2v-early, t2v. For the last three,
 `torchrun --nproc_per_node 2 -m elevator.zoo.train t2v` shares the work out between two processes;
 the losses are the same.
 """
@@ -29,7 +29,7 @@ from elevator.zoo.vae import Autoencoding, Stage, save
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DiffusionPipeline
 
-__all__ = ["RECIPES", "STAGES", "Recipe", "train"]
+__all__ = ["RECIPES", "STAGES", "STYLES", "Recipe", "train"]
 
 STAGES = (
     Stage(1800, 16, Rates(2e-3, part=0.75), colour=1.0),
@@ -68,10 +68,17 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         "t2i": Recipe(7500, 16, Rates(1.5e-3), "vae"),
         "t2v-start": Recipe(900, 16, Rates(1e-3), "t2i", shards=2),
-        "t2v": Recipe(1400, 4, Rates(1.2e-3), "t2v-start", shards=2),
-        "t2i-ink": Recipe(1000, 16, Rates(5e-4, average=0.99), "t2i"),
+        "t2v-early": Recipe(1400, 4, Rates(1.2e-3), "t2v-start", shards=2),
+        "t2v": Recipe(3600, 4, Rates(1.2e-3), "t2v-early", shards=2),
+        "t2i-ink": Recipe(1000, 16, Rates(1e-3, average=0.99), "t2i"),
+        "t2i-neon": Recipe(1000, 16, Rates(5e-4, average=0.99), "t2i"),
     }
 )
+STYLES: Mapping[str, tuple[Callable[[Tensor], Tensor], int | None]] = MappingProxyType(
+    {"t2i-ink": (world.ink, 16), "t2i-neon": (world.neon, None)}
+)
+"""The personalised models: what stills are made to look like, and the rank of the LoRA that learns
+it; None trains the whole U-Net."""
 
 
 def train(
@@ -141,8 +148,13 @@ def train(
     if not leads():
         return folder / name
     task.weights.load_state_dict(average)
-    parts = replace(task.parts, vae=_autoencoder(folder))
-    pipelines.write(folder / name, parts, task.weights["unet"])
+    parts, unet = replace(task.parts, vae=_autoencoder(folder)), task.weights["unet"]
+    if name not in STYLES:
+        pipelines.write(folder / name, parts, unet)
+    elif STYLES[name][1] is None:
+        pipelines.write_file(folder / name / path(name).name, parts, unet)
+    else:
+        pipelines.write_lora(folder / name / path(name).name, unet)
     return folder / name
 
 
@@ -180,10 +192,13 @@ def _task(
     parts, painter = _start(name, folder, device)
     if name == "t2v-start":
         return Framing(parts, networks.unet2d(video=True).to(device), painter, batch)
-    if name == "t2v":
+    if name in ("t2v-early", "t2v"):
         return Filming(parts, networks.unet3d().to(device), painter, batch)
-    if name == "t2i-ink":
-        return Painting(parts, painter, batch, style=world.ink)
+    if name in STYLES:
+        look, rank = STYLES[name]
+        if rank is not None:
+            networks.add_lora(painter, rank)
+        return Painting(parts, painter, batch, style=look)
     joint = max(1, round(JOINT * steps))
     return Painting(parts, painter, batch, joint=joint)
 

@@ -23,8 +23,8 @@ from elevator.hosts.checkpoints import (
 from elevator.hosts.pipeline import quiet_deprecation
 from elevator.hosts.single_files import is_lora
 from elevator.hosts.sources import require_weights
+from elevator.zoo.ldm import save_ldm
 from tests.builders import tiny_animatediff, tiny_sd, tiny_text_to_video, tiny_unet, tiny_vae
-from tests.hosts.ldm import save_ldm
 
 _WIDTH = 16  # of the text encoder; what the tiny networks attend to
 

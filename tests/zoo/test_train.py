@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from elevator import zoo
 from elevator.zoo import pipelines
 from elevator.zoo.loop import Progress
-from elevator.zoo.train import STAGES, _task, train
+from elevator.zoo.train import RECIPES, STAGES, STYLES, _task, train
 
 
 class StopError(Exception):
@@ -28,14 +28,18 @@ def tiny(name: str, out: Path, *, stop: int | None = None) -> dict[str, torch.Te
             raise StopError
 
     folder = train(name, 4, out, "cpu", progress=progress, batch=2, save_every=0.0)
+    if name in STYLES:
+        return load_file(folder / zoo.path(name).name)
     return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
 
 
-@pytest.mark.parametrize("name", ["t2i", "t2v-start", "t2v", "t2i-ink"])
+@pytest.mark.parametrize("name", RECIPES)
 def test_resumed_training_is_the_same_bit_for_bit(name: str, tmp_path: Path) -> None:
-    if name == "t2v":
-        tiny("t2v-start", tmp_path / "whole")
-        shutil.copytree(tmp_path / "whole" / "t2v-start", tmp_path / "cut" / "t2v-start")
+    if name.startswith("t2v-e") or name == "t2v":
+        start = RECIPES[name].needs
+        for needed in ("t2v-start", "t2v-early")[: 1 if name == "t2v-early" else 2]:
+            tiny(needed, tmp_path / "whole")
+        shutil.copytree(tmp_path / "whole" / start, tmp_path / "cut" / start)
     whole = tiny(name, tmp_path / "whole")
     with pytest.raises(StopError):
         tiny(name, tmp_path / "cut", stop=2)
@@ -50,13 +54,14 @@ def weights(name: str, folder: Path) -> torch.nn.ModuleDict:
 
 
 def test_every_video_training_starts_from_the_one_before(tmp_path: Path) -> None:
-    tiny("t2v-start", tmp_path)
-    painter = zoo.load("t2i")
-    for name, start in (("t2v-start", painter), ("t2v", pipelines.read(tmp_path / "t2v-start"))):
+    for name in ("t2v-start", "t2v-early", "t2v"):
+        needs = RECIPES[name].needs
+        start = zoo.load("t2i") if needs == "t2i" else pipelines.read(tmp_path / needs)
         before, after = start.unet.state_dict(), weights(name, tmp_path)["unet"].state_dict()
         shared = before.keys() & after.keys()
         assert len(shared) > len(before) / 2
         assert all(torch.equal(before[key], after[key]) for key in shared)
+        tiny(name, tmp_path)
 
 
 def test_the_words_of_motion_start_anew(tmp_path: Path) -> None:
@@ -74,13 +79,13 @@ def test_the_words_of_motion_start_anew(tmp_path: Path) -> None:
 
 
 def test_a_training_without_its_start_says_what_to_train_first(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="train t2v-start first"):
+    with pytest.raises(ValueError, match="train t2v-early first"):
         train("t2v", 4, tmp_path, "cpu")
 
 
 def test_video_training_does_not_compute_a_layer_that_changes_nothing(tmp_path: Path) -> None:
     tiny("t2v-start", tmp_path)
-    unet: Any = weights("t2v", tmp_path)["unet"]
+    unet: Any = weights("t2v-early", tmp_path)["unet"]
     x, words = torch.randn(1, 8, 3, 16, 16), torch.randn(1, 24, 64)
     with torch.no_grad():
         cut = unet(x, 500, encoder_hidden_states=words).sample

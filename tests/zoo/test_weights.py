@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from elevator import world, zoo
+import elevator as el
+from elevator import metrics, world, zoo
+from elevator.errors import CheckError
 from elevator.zoo.vae import psnr, stills
 
 CAPTION = world.draw(1, seed=0, split="held-out")[0].caption()
@@ -32,19 +34,25 @@ def test_importing_the_zoo_loads_no_diffusers() -> None:
 
 
 def test_unknown_models_are_named() -> None:
-    with pytest.raises(ValueError, match=r"'sdxl'.*t2i, t2v, t2i-ink"):
+    with pytest.raises(CheckError, match=r"'sdxl'.*t2i, t2v, t2i-ink, t2i-neon"):
         zoo.path("sdxl")
+
+
+def home(name: str) -> Path:
+    """The folder of a model."""
+    place = zoo.path(name)
+    return place if place.is_dir() else place.parent
 
 
 @pytest.mark.parametrize("name", zoo.names())
 def test_no_configuration_tells_where_it_was_made(name: str) -> None:
-    for file in zoo.path(name).rglob("*.json"):
+    for file in home(name).rglob("*.json"):
         assert "_name_or_path" not in file.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", zoo.names())
 def test_every_folder_has_its_card_and_is_small(name: str) -> None:
-    folder = zoo.path(name)
+    folder = home(name)
     assert "-m elevator.zoo.train" in (folder / "README.md").read_text(encoding="utf-8")
     assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < 8e6
 
@@ -59,10 +67,13 @@ def test_all_share_the_autoencoder(pipes: dict[str, Any]) -> None:
     assert all(same(first.vae, other.vae) for other in others)
 
 
-def test_a_personalised_model_shares_text_encoder_and_schedule(pipes: dict[str, Any]) -> None:
-    plain, ink = pipes["t2i"], pipes["t2i-ink"]
-    assert same(plain.text_encoder, ink.text_encoder)
-    assert plain.scheduler.config == ink.scheduler.config
+@pytest.mark.parametrize("name", ["t2i-ink", "t2i-neon"])
+def test_a_personalised_model_shares_text_encoder_and_schedule(
+    name: str, pipes: dict[str, Any]
+) -> None:
+    plain, personalised = pipes["t2i"], pipes[name]
+    assert same(plain.text_encoder, personalised.text_encoder)
+    assert plain.scheduler.config == personalised.scheduler.config
 
 
 def test_video_network_shares_layers_and_heads_with_the_image_network(
@@ -92,7 +103,7 @@ def test_autoencoder_keeps_edges(pipes: dict[str, Any]) -> None:
     assert psnr(pipes["t2i"].vae, frames) > 28
 
 
-@pytest.mark.parametrize("name", ["t2i", "t2i-ink"])
+@pytest.mark.parametrize("name", ["t2i", "t2i-ink", "t2i-neon"])
 def test_image_models_sample_stills(name: str, pipes: dict[str, Any]) -> None:
     seen = pipes[name](
         CAPTION, num_inference_steps=3, output_type="np", generator=torch.Generator().manual_seed(0)
@@ -100,6 +111,22 @@ def test_image_models_sample_stills(name: str, pipes: dict[str, Any]) -> None:
     assert seen.shape == (1, 64, 64, 3)
     assert np.isfinite(seen).all()
     assert seen.std() > 0.02
+
+
+def test_elevated_frames_are_sharper_than_the_video_models(pipes: dict[str, Any]) -> None:
+    """What the whole library is for, on the built-in models."""
+    pipe: Any = el.VideoElevatorPipeline.from_pipelines(pipes["t2i"], pipes["t2v"])
+    pipe.set_progress_bar_config(disable=True)
+
+    def sharpness(made_by: Any, **more: Any) -> float:
+        generator = torch.Generator().manual_seed(0)
+        clip = made_by(
+            CAPTION, num_inference_steps=10, generator=generator, output_type="pt", **more
+        ).frames
+        return float(metrics.sharpness(torch.as_tensor(clip)).mean())
+
+    soft = sharpness(pipe.t2v, num_frames=8, height=64, width=64, guidance_scale=4.0)
+    assert sharpness(pipe, preset="world") > 2 * soft
 
 
 def test_video_model_samples_a_clip(pipes: dict[str, Any]) -> None:

@@ -1,11 +1,16 @@
 """A Stable Diffusion pipeline as one file in the original (LDM) layout, as model sites share it."""
 
+from __future__ import annotations
+
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
+
+__all__ = ["save_ldm"]
 
 _RESNET = (
     ("norm1", "in_layers.0"),
@@ -36,17 +41,27 @@ _ATTENTION = (
 
 
 def save_ldm(pipeline: Any, path: Path) -> Path:
-    """Write network, VAE and text encoder into one file."""
+    """Write network, VAE and text encoder into one file; aside first, then renamed.
+
+    Args:
+        pipeline: a `StableDiffusionPipeline`.
+        path: of the new `.safetensors` file.
+
+    Returns:
+        The file.
+    """
     tensors = {
-        **unet_tensors(pipeline.unet),
-        **vae_tensors(pipeline.vae),
-        **text_tensors(pipeline.text_encoder),
+        **_unet_tensors(pipeline.unet),
+        **_vae_tensors(pipeline.vae),
+        **_text_tensors(pipeline.text_encoder),
     }
-    save_file({key: value.contiguous() for key, value in tensors.items()}, path)
+    aside = path.with_suffix(".part")
+    save_file({key: value.contiguous() for key, value in tensors.items()}, aside)
+    os.replace(aside, path)
     return path
 
 
-def unet_tensors(unet: Any) -> dict[str, Tensor]:
+def _unet_tensors(unet: Any) -> dict[str, Tensor]:
     state = unet.state_dict()
     per_block = unet.config.layers_per_block + 1
 
@@ -79,7 +94,7 @@ def _inner(key: str) -> str:
     return key
 
 
-def vae_tensors(vae: Any) -> dict[str, Tensor]:
+def _vae_tensors(vae: Any) -> dict[str, Tensor]:
     last = len(vae.config.block_out_channels) - 1
     made = {}
     for key, value in vae.state_dict().items():
@@ -101,7 +116,7 @@ def vae_tensors(vae: Any) -> dict[str, Tensor]:
     return made
 
 
-def text_tensors(text_encoder: Any) -> dict[str, Tensor]:
+def _text_tensors(text_encoder: Any) -> dict[str, Tensor]:
     return {
         f"cond_stage_model.transformer.text_model.{key.removeprefix('text_model.')}": value
         for key, value in text_encoder.state_dict().items()
