@@ -14,7 +14,7 @@ from elevator.zoo.train import train
 
 def test_reading_names_the_likeliest_word() -> None:
     scene = world.Scene("dotted", "blue", "star", "moving up", "sand")
-    told = {**vars(scene), "look": "ink"}
+    told = {kind: getattr(scene, kind, "ink") for kind in WORDS}
     scores = {
         kind: torch.tensor([[float(word == told[kind]) for word in known]])
         for kind, known in WORDS.items()
