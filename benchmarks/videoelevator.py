@@ -1,4 +1,4 @@
-"""VideoElevator is as sharp as its T2I and moves as its T2V; `fast` loses nothing we can measure.
+"""VideoElevator is far sharper than its T2V and moves as it does; `fast` loses nothing measurable.
 
 On captions no model was trained with: the T2V alone, the T2I frame by frame, VideoElevator exact
 and fast, on the same seeds; and the T2I's network calls against the published arrangement.

@@ -158,7 +158,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         "--fast",
         action="store_true",
         default=None,
-        help="half of the T2I's network calls: a third of the inversion, no correction",
+        help="fewer network calls of the T2I: a third of the inversion's, no correction",
     )
     machine = parser.add_argument_group("machine and output")
     machine.add_argument("--device", help="cuda, cpu, ... (default: cuda if there is one)")

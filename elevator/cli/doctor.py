@@ -9,7 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-__all__ = ["run"]
+from elevator.errors import CheckError
+
+__all__ = ["require_device", "run"]
 
 _NEEDED = (
     *("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors"),
@@ -22,6 +24,22 @@ _EXTRAS = {
     ),
     "scipy": "the Fréchet distance of elevator.metrics",
 }
+
+
+def require_device(name: str) -> torch.device:
+    """The device of a name.
+
+    Raises:
+        CheckError: this machine has none of that name.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):  # what torch raises, by backend
+        raise CheckError(
+            [f"there is no device {name!r} here; `elevator doctor` lists what there is"]
+        ) from None
+    return device
 
 
 def run() -> int:

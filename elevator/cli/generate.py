@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from elevator.cli import compare
+from elevator.cli.doctor import require_device
 from elevator.cli.record import Record, RecordError, Settings, hash_frames, hashes, resolve
 from elevator.cli.record import versions as versions_here
 from elevator.errors import CheckError, ElevatorError
@@ -174,13 +175,7 @@ def _require_same(before: Record, weights: dict[str, str], file: str) -> None:
 
 def _ready(settings: Settings) -> None:
     """Find out whether the machine can, and let it compute the same numbers every time."""
-    try:
-        device = torch.device(settings.device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise CheckError(
-            [f"there is no device {settings.device!r} here; `elevator doctor` lists what there is"]
-        ) from None
+    device = require_device(settings.device)
     for _, source in settings.checkpoints:
         resolve(source)
     if device.type == "cuda":

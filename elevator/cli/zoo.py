@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-import torch
-
 from elevator import zoo
+from elevator.cli.doctor import require_device
 from elevator.errors import CheckError
 
 __all__ = ["run"]
@@ -39,13 +38,8 @@ def _train(given: argparse.Namespace) -> None:
         raise CheckError(
             [f"there is no model {given.name!r} to train; choose one of {', '.join(known)}"]
         )
-    try:
-        if given.device is not None:
-            torch.empty(0, device=given.device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise CheckError(
-            [f"there is no device {given.device!r} here; `elevator doctor` lists what there is"]
-        ) from None
+    if given.device is not None:
+        require_device(given.device)
     try:
         folder = train(given.name, given.steps, given.out, given.device, resume=not given.no_resume)
     except KeyboardInterrupt:
