@@ -4,11 +4,12 @@ Small enough to train on with two CPU cores, rich enough to show what the hooks 
 crisp edges and textures, the background has fine joints, and everything in a clip is known exactly.
 """
 
-from elevator.world.degrade import degrade
+from elevator.world.degrade import MILD, degrade, watermark
 from elevator.world.flow import flow, occlusion
 from elevator.world.ink import ink
 from elevator.world.lamp import lamp
 from elevator.world.layout import Layout, layout
+from elevator.world.low_resolution import Camera, downscale, low_resolution
 from elevator.world.neon import neon
 from elevator.world.render import render
 from elevator.world.scene import (
@@ -28,20 +29,25 @@ __all__ = [
     "ACTIONS",
     "BACKGROUNDS",
     "COLOURS",
+    "MILD",
     "MOTIONS",
     "SHAPES",
     "TEXTURES",
+    "Camera",
     "Layout",
     "Scene",
     "Split",
     "degrade",
+    "downscale",
     "draw",
     "flow",
     "ink",
     "lamp",
     "layout",
+    "low_resolution",
     "neon",
     "occlusion",
     "render",
     "scenes",
+    "watermark",
 ]

@@ -1,4 +1,4 @@
-"""The changed looks: web video, ink and neon."""
+"""The changed looks: web video, small cameras, ink and neon."""
 
 from __future__ import annotations
 
@@ -8,7 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from elevator.world import Scene, degrade, draw, ink, lamp, neon, render
+from elevator.world import (
+    MILD,
+    Camera,
+    Scene,
+    degrade,
+    downscale,
+    draw,
+    ink,
+    lamp,
+    low_resolution,
+    neon,
+    render,
+    watermark,
+)
 
 
 def sharpness(frames: Tensor) -> Tensor:
@@ -16,7 +29,7 @@ def sharpness(frames: Tensor) -> Tensor:
     return frames.diff(n=2, dim=-1).abs().mean() + frames.diff(n=2, dim=-2).abs().mean()
 
 
-@pytest.mark.parametrize("look", [degrade, ink, neon])
+@pytest.mark.parametrize("look", [degrade, ink, neon, watermark])
 def test_looks_keep_shape_range_and_input(look: Callable[[Tensor], Tensor]) -> None:
     clips = render(draw(3, seed=0), frames=2)
     before = clips.clone()
@@ -34,6 +47,72 @@ def test_degraded_clips_are_soft_and_flat() -> None:
     seen = degrade(clips)
     assert sharpness(seen) < 0.2 * sharpness(clips)
     assert seen.std() < 0.75 * clips.std()
+
+
+def test_a_mild_degradation_lies_between_none_and_the_whole() -> None:
+    clips = render(draw(16, seed=1))
+    whole, mild = sharpness(degrade(clips)), sharpness(degrade(clips, MILD))
+    assert 1.5 * whole < mild < 0.7 * sharpness(clips)
+    assert torch.equal(degrade(clips, 0), clips)
+
+
+def test_a_negative_strength_is_refused() -> None:
+    with pytest.raises(ValueError, match="strength=-1; it must be a number of 0 or more"):
+        degrade(torch.zeros(1, 3, 64, 64), -1)
+
+
+def test_a_watermark_lightens_a_crossed_ring_and_nothing_else() -> None:
+    seen = watermark(torch.zeros(1, 3, 64, 64))[0, 0]
+    assert seen[32, 32] == pytest.approx(0.4)
+    assert seen[32, 32 + 17] == pytest.approx(0.4, abs=0.05)
+    assert seen[32, 32 + 8] == 0
+    assert seen[:8].max() == 0
+    assert torch.equal(seen, seen.flip(0))
+
+
+def test_downscaling_keeps_the_mean_and_follows_the_pixels() -> None:
+    clips = render(draw(2, seed=3), frames=2)
+    small = downscale(clips, 4)
+    assert small.shape == (2, 2, 3, 16, 16)
+    assert torch.allclose(small.mean((-1, -2)), clips.mean((-1, -2)), atol=0.01)
+    blocks = clips.unflatten(-1, (16, 4)).unflatten(-3, (16, 4)).mean((-1, -3))
+    assert (small - blocks).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("factor", [0, 5])
+def test_factors_that_do_not_divide_are_refused(factor: int) -> None:
+    with pytest.raises(ValueError, match=rf"64x64 pixels cannot be reduced by {factor}"):
+        downscale(torch.zeros(1, 3, 64, 64), factor)
+
+
+def test_a_perfect_camera_only_downscales() -> None:
+    clips = render(draw(2, seed=3), frames=2)
+    small = low_resolution(clips, 4, camera=Camera(blur=0, noise=0, quantum=0))
+    assert torch.allclose(small, downscale(clips, 4), atol=1e-6)
+
+
+@pytest.mark.parametrize("flaw", ["blur", "noise", "quantum"])
+def test_every_flaw_of_a_camera_is_seen(flaw: str) -> None:
+    clips = render(draw(2, seed=3), frames=2)
+    none = {"blur": 0.0, "noise": 0.0, "quantum": 0.0}
+    camera = Camera(**{**none, flaw: getattr(Camera(), flaw)})
+    plain, seen = downscale(clips, 4), low_resolution(clips, 4, camera=camera, seed=1)
+    assert seen.shape == plain.shape
+    assert (seen - plain).abs().mean() > 0.002
+    assert torch.equal(seen, low_resolution(clips, 4, camera=camera, seed=1))
+    assert not torch.equal(seen, low_resolution(clips, 4, camera=camera, seed=2))
+
+
+def test_a_clip_is_filmed_alike_whatever_is_beside_it() -> None:
+    clips = render(draw(3, seed=3), frames=2)
+    assert torch.equal(low_resolution(clips, seed=5)[1:], low_resolution(clips[1:], seed=6))
+
+
+def test_what_no_camera_can_do_is_refused() -> None:
+    with pytest.raises(ValueError, match="noise=-1; it must be a number of 0 or more"):
+        Camera(noise=-1)
+    with pytest.raises(ValueError, match=r"80x80 pixels .* multiples of 8 times the factor"):
+        low_resolution(torch.zeros(1, 1, 3, 80, 80))
 
 
 def test_a_grey_frame_stays_grey() -> None:
