@@ -88,7 +88,8 @@ def undeclared(imported: set[str], declared: set[str]) -> set[str]:
 def test_what_is_imported_is_declared(pyproject: dict[str, Any]) -> None:
     project = pyproject["project"]
     extras = project["optional-dependencies"]
-    declared = distributions([*project["dependencies"], *extras["xformers"], *extras["metrics"]])
+    optional = [line for extra in ("xformers", "metrics", "report") for line in extras[extra]]
+    declared = distributions([*project["dependencies"], *optional])
     assert not undeclared(third_party("elevator", "samplers", "filters"), declared)
     assert not undeclared(
         third_party("tests", "benchmarks"), declared | distributions(extras["test"])

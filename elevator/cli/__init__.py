@@ -107,12 +107,18 @@ def _parser() -> _Parser:
     train.add_argument(
         "name",
         metavar="NAME",
-        help="vae, recogniser, t2i, t2i-ink, t2i-neon, t2v-start, t2v-early or t2v",
+        help="vae, recogniser, t2i, t2i-ink, t2i-neon, t2v-start, t2v-early, t2v or t2v-mild",
     )
     train.add_argument("--steps", type=_count, help="steps in all (default: as committed)")
     train.add_argument("--out", metavar="DIR", help="checkpoints and results (default: ./zoo)")
     train.add_argument("--device", help="cuda, cpu, ... (default: cuda if there is one)")
     train.add_argument("--no-resume", action="store_true", help="ignore an existing checkpoint")
+    report = actions.add_parser("report", help="sample, measure and write a page that shows it")
+    report.add_argument(
+        "-o", "--out", default="zoo-report.html", help="the .html file (default: zoo-report.html)"
+    )
+    report.add_argument("--prompts", type=_count, default=12, help="captions shown (default: 12)")
+    report.add_argument("--seed", type=_seed, default=0, help="of captions and noise (default: 0)")
     return parser
 
 

@@ -22,6 +22,7 @@ _EXTRAS = {
         "attention with less memory on NVIDIA GPUs, by "
         "pipe.enable_xformers_memory_efficient_attention()"
     ),
+    "matplotlib": "the plots of `elevator zoo report`",
     "scipy": "the Fréchet distance of elevator.metrics",
 }
 

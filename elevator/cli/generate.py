@@ -112,12 +112,12 @@ def _style(name: str) -> tuple[str, str | None, list[tuple[str, float]]]:
     """A built-in style as T2I, configuration and LoRA files."""
     from elevator import zoo
 
-    styles = [model.removeprefix("t2i-") for model in zoo.names() if model.startswith("t2i-")]
+    styles = {model.removeprefix("t2i-"): model for model in zoo.MODELS if model.startswith("t2i-")}
     if name not in styles:
         raise CheckError([f"there is no style {name!r}; choose one of {', '.join(styles)}"])
-    if name == "ink":
-        return "zoo:t2i", None, [("zoo:t2i-ink", 1.0)]
-    return f"zoo:t2i-{name}", "zoo:t2i", []
+    style = zoo.MODELS[styles[name]]
+    base, own = f"zoo:{style.base}", f"zoo:{styles[name]}"
+    return (base, None, [(own, 1.0)]) if style.lora else (own, base, [])
 
 
 def _source(text: str) -> str:

@@ -158,8 +158,9 @@ def resolve(source: str) -> str:
     from elevator import zoo
 
     name = source.removeprefix(_BUILTIN)
-    if name not in zoo.names():
-        known = ", ".join(_BUILTIN + one for one in zoo.names())
+    usable = [one for one, model in zoo.MODELS.items() if not (model.lora and model.base == "t2v")]
+    if name not in usable:
+        known = ", ".join(_BUILTIN + one for one in usable)
         raise CheckpointError(f"there is no built-in model {source}; choose one of {known}")
     place = zoo.path(name)
     if not place.exists():

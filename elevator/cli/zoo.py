@@ -13,9 +13,11 @@ __all__ = ["run"]
 
 
 def run(given: argparse.Namespace) -> int:
-    """List or train."""
+    """List, train or report."""
     if given.action == "list":
         _list()
+    elif given.action == "report":
+        _report(given)
     else:
         _train(given)
     return 0
@@ -27,7 +29,15 @@ def _list() -> None:
         files = [file for file in (place, *place.rglob("*")) if file.is_file()]
         size = sum(file.stat().st_size for file in files)
         state = f"{size / 1e6:.1f} MB" if size else f"no weights; elevator zoo train {name}"
-        print(f"{name:8} {state:10} {place}")
+        print(f"{name:10} {state:10} {place}")
+
+
+def _report(given: argparse.Namespace) -> None:
+    from elevator.zoo.report import write
+
+    if not given.out.endswith(".html"):
+        raise CheckError([f"the report is an .html file; {given.out} ends otherwise"])
+    print(write(given.out, given.prompts, given.seed))
 
 
 def _train(given: argparse.Namespace) -> None:

@@ -140,13 +140,13 @@ class Painting:
 
 
 def _footage(
-    count: int, generator: torch.Generator
+    count: int, generator: torch.Generator, strength: float = 1.0
 ) -> tuple[list[world.Scene], Float[Tensor, "b f c h w"]]:
-    """Scenes, and clips of them as a web video shows them."""
+    """Scenes, and clips of them as a web video shows them, degraded by `strength`."""
     first, second = torch.randint(2**40, (2,), generator=generator).tolist()
     scenes = world.draw(count, seed=first)
     clips = world.render(scenes, frames=FRAMES, size=networks.SIZE, seed=second)
-    return scenes, world.degrade(world.lamp(clips))
+    return scenes, world.degrade(world.lamp(clips), strength)
 
 
 class Framing:
@@ -183,18 +183,28 @@ class Framing:
 
 
 class Filming:
-    """The video U-Net and its text encoder on degraded clips; its spatial layers start trained."""
+    """The video U-Net on degraded clips, with its text encoder or as a LoRA; it starts trained."""
 
     def __init__(
-        self, parts: Parts, unet: UNet3DConditionModel, painter: nn.Module, batch: int
+        self,
+        parts: Parts,
+        unet: UNet3DConditionModel,
+        painter: nn.Module,
+        batch: int,
+        *,
+        strength: float = 1.0,
+        rank: int | None = None,
     ) -> None:
         """Take over what `painter` has and set layers that it lacks to change nothing.
 
         Args:
-            parts: autoencoder, tokenizer, and the text encoder, which is trained in place.
+            parts: autoencoder, tokenizer, and the text encoder, which is trained in place but for
+                a LoRA.
             unet: the video U-Net, trained in place.
             painter: an image U-Net of the same blocks, or a video U-Net to train on.
             batch: clips a step.
+            strength: how much the clips are degraded.
+            rank: of a LoRA, which is then all that is trained; None trains all weights.
         """
         from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 
@@ -208,12 +218,16 @@ class Filming:
         # The class has this layer whatever the settings, with eight heads at full resolution: a
         # third of all the work, for attention that does not know the order of the frames.
         unet.transformer_in.forward = _unchanged
-        self.parts, self.batch = parts, batch
-        self.weights = nn.ModuleDict({"unet": unet, "text": parts.text}).eval()  # no dropout
+        self.parts, self.batch, self.strength = parts, batch, strength
+        learning: dict[str, nn.Module] = {"unet": unet, "text": parts.text}
+        if rank is not None:
+            networks.add_lora(unet, rank)
+            learning.pop("text").requires_grad_(False)
+        self.weights = nn.ModuleDict(learning).eval()  # no dropout
 
     def loss(self, step: int, generator: torch.Generator) -> Tensor:
         """Error of the predicted v on a batch of clips."""
-        scenes, clips = _footage(self.batch, generator)
+        scenes, clips = _footage(self.batch, generator, self.strength)
         latents = self.parts.latents(rearrange(clips, "b f c h w -> (b f) c h w"))
         latents = rearrange(latents, "(b f) c h w -> b c f h w", b=self.batch)
         embeddings = self.parts.embed(scenes, generator)

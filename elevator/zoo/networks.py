@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UNet3DConditionModel
+    from torch import nn
     from transformers import CLIPTextModel
 
 __all__ = ["add_lora", "scheduler", "text_encoder", "unet2d", "unet3d", "vae"]
@@ -27,6 +28,8 @@ LORA_LAYERS = (
     *("conv1", "conv2", "conv_shortcut", "conv", "conv_in", "conv_out"),
 )
 """What a LoRA of the zoo changes: attention, feed-forward layers and convolutions."""
+TEMPORAL = r".*(temp_convs|temp_attentions|transformer_in)\..*"
+"""Layers of a video U-Net that a LoRA leaves alone, as a pattern: those that know of time."""
 
 
 def vae() -> AutoencoderKL:
@@ -93,15 +96,18 @@ def unet2d(*, video: bool = False) -> UNet2DConditionModel:
     )
 
 
-def add_lora(unet: UNet2DConditionModel, rank: int) -> None:
-    """Freeze an image U-Net and put low-rank factors beside its attention and convolutions.
+def add_lora(unet: nn.Module, rank: int) -> None:
+    """Freeze a U-Net and put low-rank factors beside its spatial attention and convolutions.
 
     Attention alone cannot change how a network of this size paints: it does so with convolutions.
     """
-    from peft import LoraConfig
+    from peft import LoraConfig, inject_adapter_in_model
 
     unet.requires_grad_(False)
-    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LORA_LAYERS)))
+    config = LoraConfig(
+        r=rank, lora_alpha=rank, target_modules=list(LORA_LAYERS), exclude_modules=TEMPORAL
+    )
+    inject_adapter_in_model(config, unet)
 
 
 def unet3d() -> UNet3DConditionModel:

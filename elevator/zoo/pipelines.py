@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from elevator.errors import CheckpointError
 from elevator.zoo import networks
 from elevator.zoo.ldm import save_ldm
 
@@ -22,7 +23,15 @@ if TYPE_CHECKING:
 
     from elevator.zoo.diffusion import Parts
 
-__all__ = ["read", "read_file", "read_lora", "write", "write_file", "write_lora"]
+__all__ = [
+    "read",
+    "read_file",
+    "read_lora",
+    "read_video_lora",
+    "write",
+    "write_file",
+    "write_lora",
+]
 
 
 def write(folder: Path, parts: Parts, unet: nn.Module) -> None:
@@ -49,7 +58,7 @@ def write_file(file: Path, parts: Parts, unet: nn.Module) -> None:
 
 
 def write_lora(file: Path, unet: nn.Module) -> None:
-    """Save the PEFT adapter of an image U-Net in float16, with diffusers' names."""
+    """Save the PEFT adapter of a U-Net in float16, with diffusers' names."""
     from diffusers import StableDiffusionPipeline
     from peft import get_peft_model_state_dict
 
@@ -97,6 +106,28 @@ def read_lora(folder: Path, file: Path, dtype: torch.dtype = torch.float32) -> D
 
     with _quiet():
         return load_t2i(folder, dtype=dtype, lora=file)
+
+
+def read_video_lora(
+    folder: Path, file: Path, dtype: torch.dtype = torch.float32
+) -> DiffusionPipeline:
+    """Load a pipeline folder with a LoRA file added to the weights of its video U-Net.
+
+    diffusers puts LoRAs on image U-Nets only.
+    """
+    from safetensors.torch import load_file
+
+    pipe = read(folder, torch.float32)
+    factors = load_file(file)
+    for name, layer in pipe.unet.named_modules():
+        keys = [f"unet.{name}.lora_{which}.weight" for which in "AB"]
+        if all(key in factors for key in keys):
+            down, up = (factors.pop(key).float().flatten(1) for key in keys)
+            layer.weight.data += (up @ down).view_as(layer.weight)
+    if factors:
+        names = ", ".join(factors)
+        raise CheckpointError(f"{file} has factors without layer or pair in {folder}: {names}")
+    return pipe.to(dtype)
 
 
 def read_file(file: Path, config: Path, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:

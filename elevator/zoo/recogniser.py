@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, silu
@@ -36,6 +36,10 @@ WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """What is read, and the words there are for it."""
 FEATURES = 48
 """Numbers that describe a frame."""
+LEAST = 0.3
+"""Least strength of a degradation, and least part of it in a mixture."""
+FAR = 33.0
+"""Makes the way that an object goes within a clip a number of some size."""
 
 
 class Reading(NamedTuple):
@@ -98,17 +102,21 @@ class Recogniser(ModelMixin, ConfigMixin):
         places = rearrange(places, "(b f) xy -> b f xy", b=len(clips))
         mean = silu(features).mean(1)
         scores = {
-            kind: head(_speed(places) if kind == "motion" else mean)
+            kind: head(_way(places) if kind == "motion" else mean)
             for kind, head in self.heads.items()
         }
         return Reading(scores, features, places)
 
 
-def _speed(places: Float[Tensor, "b f 2"]) -> Float[Tensor, "b 2"]:
-    """Slope of the line fitted to a path, in hundredths of half a frame's side per frame."""
+def _way(places: Float[Tensor, "b f 2"]) -> Float[Tensor, "b 2"]:
+    """How far a clip's object goes from first frame to last, by the line fitted to its path.
+
+    It is nearly the same for all frames of a clip and for some of them, spread evenly.
+    """
     frames = places.shape[1]
     times = torch.arange(frames, device=places.device, dtype=places.dtype) - (frames - 1) / 2
-    return 100 * torch.einsum("f, b f c -> b c", times, places) / times.square().sum().clamp_min(1)
+    slope = torch.einsum("f, b f c -> b c", times, places) / times.square().sum().clamp_min(1)
+    return FAR * (frames - 1) * slope
 
 
 def words(reading: Reading) -> list[dict[str, str]]:
@@ -161,8 +169,9 @@ class Recognising:
         """Scenes, clips and the number of each one's look.
 
         Of eight clips three are crisp, three degraded as the T2V's are (`world.degrade` of
-        `world.lamp`), one in ink and one in neon. Half of the degraded ones are mixed with their
-        crisp selves: what is made by models lies in between.
+        `world.lamp`), one in ink and one in neon. How strongly they are degraded, and how much of
+        it is mixed with their crisp selves, is each drawn from `LEAST` to 1, half of the time 1:
+        what is made by models lies in between.
         """
         first, second = torch.randint(2**40, (2,), generator=generator).tolist()
         scenes = world.draw(self.batch, seed=first, split=split)
@@ -170,9 +179,11 @@ class Recognising:
         clips = world.render(scenes, frames=8, seed=second)[:, keep]
         eighth = self.batch // 8
         soft, ink, neon = (slice(a * eighth, b * eighth) for a, b in ((3, 6), (6, 7), (7, 8)))
-        amount = torch.rand(3 * eighth, generator=generator).mul(2).clamp_max(1)
-        amount = repeat(amount, "b -> b 1 1 1 1")
-        clips[soft] = torch.lerp(clips[soft], world.degrade(world.lamp(clips[soft])), amount)
+        amount = torch.rand(2, 3 * eighth, generator=generator)
+        amount = (LEAST + 2 * (1 - LEAST) * amount).clamp_max(1)
+        for i, (strength, part) in enumerate(zip(*amount.tolist(), strict=True), soft.start):
+            worse = world.degrade(world.lamp(clips[i : i + 1]), strength)[0]
+            clips[i] = torch.lerp(clips[i], worse, part)
         clips[ink], clips[neon] = world.ink(clips[ink]), world.neon(clips[neon])
         grain = 0.04 * torch.rand(self.batch, 1, 1, 1, 1, generator=generator)
         clips = clips + grain * torch.randn(clips.shape, generator=generator)

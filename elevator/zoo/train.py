@@ -1,8 +1,9 @@
 """How the checkpoints of the zoo were made: `python -m elevator.zoo.train NAME`.
 
-The order is vae, t2i, then t2i-ink and t2i-neon; and t2v-start, t2v-early, t2v. For the last three,
-`torchrun --nproc_per_node 2 -m elevator.zoo.train t2v` shares the work out between two processes;
-the losses are the same.
+The order is vae, t2i, then t2i-ink and t2i-neon; t2v-start, t2v-early, t2v, then t2v-mild; and
+recogniser, which needs none of them. For t2v and the two before
+it, `torchrun --nproc_per_node 2 -m elevator.zoo.train t2v` shares the work out between two
+processes; the losses are the same.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from elevator import world
 from elevator.errors import CheckError
-from elevator.zoo import names, networks, path, pipelines, tokenizer
+from elevator.zoo import MODELS, Model, networks, path, pipelines, tokenizer
 from elevator.zoo.diffusion import Filming, Framing, Painting, Parts
 from elevator.zoo.loop import Average, Progress, Rates, Task, fit, leads, report
 from elevator.zoo.recogniser import Recogniser, Recognising
@@ -39,7 +40,7 @@ STAGES = (
 )
 """Training of the autoencoder: whole frames, in the end with weight on their colours, then crops of
 the objects, where it learns fastest, then whole frames again."""
-JUDGE = (3000, 16, Rates(2e-3, average=0.99))
+JUDGE = (2500, 16, Rates(2e-3, average=0.99))
 """Training of the recogniser: steps, clips a step, rates."""
 JOINT = 0.16
 """Part of the T2I's training in which the text encoder learns too."""
@@ -70,6 +71,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "t2v-start": Recipe(900, 16, Rates(1e-3), "t2i", shards=2),
         "t2v-early": Recipe(1400, 4, Rates(1.2e-3), "t2v-start", shards=2),
         "t2v": Recipe(3600, 4, Rates(1.2e-3), "t2v-early", shards=2),
+        "t2v-mild": Recipe(600, 4, Rates(1e-3, average=0.99), "t2v"),
         "t2i-ink": Recipe(1000, 16, Rates(1e-3, average=0.99), "t2i"),
         "t2i-neon": Recipe(1000, 16, Rates(5e-4, average=0.99), "t2i"),
     }
@@ -79,6 +81,8 @@ STYLES: Mapping[str, tuple[Callable[[Tensor], Tensor], int | None]] = MappingPro
 )
 """The personalised models: what stills are made to look like, and the rank of the LoRA that learns
 it; None trains the whole U-Net."""
+MILD_RANK = 16
+"""Rank of the LoRA that teaches the T2V clips degraded by `world.MILD`."""
 
 
 def train(
@@ -149,12 +153,13 @@ def train(
         return folder / name
     task.weights.load_state_dict(average)
     parts, unet = replace(task.parts, vae=_autoencoder(folder)), task.weights["unet"]
-    if name not in STYLES:
+    model = MODELS.get(name, Model())
+    if not model.file:
         pipelines.write(folder / name, parts, unet)
-    elif STYLES[name][1] is None:
-        pipelines.write_file(folder / name / path(name).name, parts, unet)
+    elif model.lora:
+        pipelines.write_lora(folder / name / model.file, unet)
     else:
-        pipelines.write_lora(folder / name / path(name).name, unet)
+        pipelines.write_file(folder / name / model.file, parts, unet)
     return folder / name
 
 
@@ -194,6 +199,9 @@ def _task(
         return Framing(parts, networks.unet2d(video=True).to(device), painter, batch)
     if name in ("t2v-early", "t2v"):
         return Filming(parts, networks.unet3d().to(device), painter, batch)
+    if name == "t2v-mild":
+        unet = networks.unet3d().to(device)
+        return Filming(parts, unet, painter, batch, strength=world.MILD, rank=MILD_RANK)
     if name in STYLES:
         look, rank = STYLES[name]
         if rank is not None:
@@ -235,7 +243,7 @@ def _pipeline(needs: str, folder: Path) -> DiffusionPipeline:
     source = folder / needs
     if source.exists():
         return pipelines.read(source)
-    if needs not in names():
+    if needs not in MODELS:
         raise CheckError([f"there is no {source} to start from; train {needs} first"])
     return pipelines.read(path(needs))
 

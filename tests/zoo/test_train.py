@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from elevator import zoo
+from elevator.errors import CheckpointError
 from elevator.zoo import pipelines
 from elevator.zoo.loop import Progress
-from elevator.zoo.train import RECIPES, STAGES, STYLES, _task, train
+from elevator.zoo.train import RECIPES, STAGES, _task, train
 
 
 class StopError(Exception):
@@ -28,8 +29,8 @@ def tiny(name: str, out: Path, *, stop: int | None = None) -> dict[str, torch.Te
             raise StopError
 
     folder = train(name, 4, out, "cpu", progress=progress, batch=2, save_every=0.0)
-    if name in STYLES:
-        return load_file(folder / zoo.path(name).name)
+    if name in zoo.MODELS and zoo.MODELS[name].file:
+        return load_file(folder / zoo.MODELS[name].file)
     return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
 
 
@@ -91,6 +92,40 @@ def test_video_training_does_not_compute_a_layer_that_changes_nothing(tmp_path: 
         cut = unet(x, 500, encoder_hidden_states=words).sample
         del unet.transformer_in.forward
         assert torch.equal(cut, unet(x, 500, encoder_hidden_states=words).sample)
+
+
+def test_a_milder_t2v_is_the_t2v_with_a_lora_on_its_spatial_layers(tmp_path: Path) -> None:
+    factors = tiny("t2v-mild", tmp_path)
+    assert not [name for name in factors if "temp_" in name or "transformer_in" in name]
+    file = tmp_path / "t2v-mild" / zoo.MODELS["t2v-mild"].file
+    plain, mild = zoo.load("t2v").unet, pipelines.read_video_lora(zoo.path("t2v"), file).unet
+    changed = {
+        name
+        for name, weight in mild.state_dict().items()
+        if not torch.equal(weight, plain.state_dict()[name])
+    }
+    assert changed == {
+        name.removeprefix("unet.").replace("lora_B.", "") for name in factors if "lora_B" in name
+    }
+    trained = _task("t2v-mild", tmp_path, torch.device("cpu"), 4, 2).weights["unet"]
+    put_back = {name: factors[f"unet.{name.replace('.default', '')}"] for name in _lora(trained)}
+    trained.load_state_dict(put_back, strict=False)
+    x, words = torch.randn(1, 8, 3, 16, 16), torch.randn(1, 24, 64)
+    with torch.no_grad():
+        wanted = trained(x, 500, encoder_hidden_states=words).sample
+        seen = mild(x, 500, encoder_hidden_states=words).sample
+        assert torch.allclose(seen, wanted, atol=1e-4)
+        assert not torch.allclose(seen, plain(x, 500, encoder_hidden_states=words).sample)
+
+
+def _lora(module: torch.nn.Module) -> list[str]:
+    return [name for name in module.state_dict() if "lora_" in name]
+
+
+def test_a_lora_for_another_network_is_refused(tmp_path: Path) -> None:
+    save_file({"unet.nowhere.lora_A.weight": torch.zeros(1, 1)}, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match=r"factors without layer or pair in .*t2v: .*nowhere"):
+        pipelines.read_video_lora(zoo.path("t2v"), tmp_path / "x.safetensors")
 
 
 def test_autoencoder_trains_in_stages(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 import elevator as el
 from elevator import metrics, world, zoo
 from elevator.errors import CheckError
+from elevator.zoo.recogniser import shares
 from elevator.zoo.vae import psnr, stills
 
 CAPTION = world.draw(1, seed=0, split="held-out")[0].caption()
@@ -21,7 +22,7 @@ CAPTION = world.draw(1, seed=0, split="held-out")[0].caption()
 
 @pytest.fixture(scope="module")
 def pipes() -> dict[str, Any]:
-    loaded = {name: zoo.load(name) for name in zoo.names()}
+    loaded = {name: zoo.load(name) for name in zoo.MODELS}
     for pipe in loaded.values():
         pipe.set_progress_bar_config(disable=True)
     return loaded
@@ -34,8 +35,23 @@ def test_importing_the_zoo_loads_no_diffusers() -> None:
 
 
 def test_unknown_models_are_named() -> None:
-    with pytest.raises(CheckError, match=r"'sdxl'.*t2i, t2v, t2i-ink, t2i-neon"):
+    with pytest.raises(CheckError, match=r"'sdxl'.*t2i, t2v, t2v-mild, t2i-ink, .*recogniser"):
         zoo.path("sdxl")
+
+
+def test_the_recogniser_is_no_pipeline() -> None:
+    with pytest.raises(CheckError, match=r"no pipeline 'recogniser'.*call zoo.load_recogniser\(\)"):
+        zoo.load("recogniser")
+
+
+def test_the_recogniser_reads_scenes_nobody_trained_with() -> None:
+    judge, scenes = zoo.load_recogniser(), world.draw(128, seed=5, split="held-out")
+    assert not judge.training
+    clips = world.render(scenes, seed=5)
+    for look, least in ((clips, 0.97), (world.degrade(world.lamp(clips)), 0.85)):
+        with torch.no_grad():
+            right = shares(judge(look), scenes)
+        assert all(right[kind].mean() >= least for kind in right), right
 
 
 def home(name: str) -> Path:
@@ -101,6 +117,17 @@ def test_motion_words_mean_something_to_the_video_model(pipes: dict[str, Any]) -
 def test_autoencoder_keeps_edges(pipes: dict[str, Any]) -> None:
     _, frames = stills(32, torch.Generator().manual_seed(1), split="held-out")
     assert psnr(pipes["t2i"].vae, frames) > 28
+
+
+def test_a_milder_t2v_is_sharper(pipes: dict[str, Any]) -> None:
+    def sharpness(name: str) -> float:
+        made = pipes[name](
+            CAPTION, num_frames=8, num_inference_steps=10, guidance_scale=4.0, output_type="pt",
+            height=64, width=64, generator=torch.Generator().manual_seed(0),
+        ).frames  # fmt: skip
+        return float(metrics.sharpness(made).mean())
+
+    assert sharpness("t2v-mild") > 1.5 * sharpness("t2v")
 
 
 @pytest.mark.parametrize("name", ["t2i", "t2i-ink", "t2i-neon"])
