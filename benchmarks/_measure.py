@@ -20,7 +20,7 @@ from torch import Tensor
 import elevator
 from elevator import metrics, world
 
-__all__ = ["arguments", "interval", "measure", "save", "table"]
+__all__ = ["RESULTS", "arguments", "interval", "measure", "save", "table"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -89,7 +89,8 @@ def interval(
 def table(rows: Mapping[str, Mapping[str, float]]) -> str:
     """Rows by name, columns by measure."""
     columns = list(next(iter(rows.values())))
-    lines = [f"{'':<26}" + "".join(f"{name:>12}" for name in columns)]
+    wide = max(26, *(len(name) + 1 for name in rows))
+    lines = [" " * wide + "".join(f"{name:>12}" for name in columns)]
     for name, row in rows.items():
-        lines.append(f"{name:<26}" + "".join(f"{row[column]:>12.4g}" for column in columns))
+        lines.append(f"{name:<{wide}}" + "".join(f"{row[column]:>12.4g}" for column in columns))
     return "\n".join(lines)

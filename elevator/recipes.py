@@ -77,8 +77,8 @@ def preset_for(name: str | Preset) -> Preset:
 
 FAST_STRIDE = 3
 """Levels an inversion climbs per network call where `fast` is set: the least that keeps every
-published preset under half of the reference's T2I work. `benchmarks/videoelevator.py` measures what
-it costs."""
+published preset under half of the reference's T2I work. `benchmarks/speed_videoelevator.py`
+measures what it costs."""
 
 
 def videoelevator(

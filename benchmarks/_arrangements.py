@@ -1,0 +1,268 @@
+"""Ways to make a clip of a caption with the built-in models: VideoElevator, its parts, its rivals.
+
+Every arrangement is a function of the models, a scene and a seed; clips are `f c h w` in [0, 1].
+The rivals get as many frame-forwards as VideoElevator's exact arrangement.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+import elevator as el
+from elevator import world
+from elevator.models.inflate import CrossFrameAttention
+from elevator.recipes import Preset
+from elevator.samplers import DDIMInversion, mixed_noise
+from elevator.world.degrade import blur
+from elevator.zoo.sampling import NUMBERS, as_clip, elevate, film, paint, pair
+
+__all__ = ["ABLATIONS", "CURVE", "FAST", "MAIN", "RIVALS", "STYLED", "Models", "Way"]
+
+Clip: TypeAlias = Float[Tensor, "f c h w"]
+
+
+@dataclass(frozen=True)
+class Models:
+    """The built-in models, loaded when they are first asked for, and the numbers of a run.
+
+    Attributes:
+        steps: sampling steps; fewer than the preset's for a run that only shows it works.
+        loaded: pairs of models by their names.
+    """
+
+    steps: int = NUMBERS.steps
+    loaded: dict[tuple[str, str], Any] = field(default_factory=dict)
+
+    def pipe(self, t2i: str = "t2i", t2v: str = "t2v") -> Any:
+        """A T2I and a T2V as one pipeline."""
+        if (t2i, t2v) not in self.loaded:
+            self.loaded[t2i, t2v] = pair(t2i, t2v)
+        return self.loaded[t2i, t2v]
+
+    @property
+    def numbers(self) -> Preset:
+        """The built-in models' preset, cut to `steps`."""
+        if self.steps == NUMBERS.steps:
+            return NUMBERS
+        return replace(NUMBERS, steps=self.steps, refine=NUMBERS.refine_at(self.steps), t2v_steps=1)
+
+    def calls(self) -> int:
+        """Guided network calls that cost as much as VideoElevator, T2I and T2V together."""
+        planned = self.pipe().plan("", preset=self.numbers)
+        return round(planned.frame_forwards() / self.numbers.frames / 2)
+
+
+@dataclass(frozen=True)
+class Way:
+    """One arrangement: a function and what it is given beside models, scene and seed."""
+
+    make: Callable[..., Clip]
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, models: Models, scene: world.Scene, seed: int) -> Clip:
+        """The clip of a scene."""
+        return self.make(models, scene, seed, **self.given)
+
+    def __str__(self) -> str:
+        """Everything that tells it from other arrangements."""
+        given = {k: getattr(v, "__name__", v) for k, v in sorted(self.given.items())}
+        return f"{self.make.__name__} {given}"
+
+
+def way(make: Callable[..., Clip], **given: Any) -> Way:
+    """An arrangement, written like a call."""
+    return Way(make, MappingProxyType(given))
+
+
+def elevated(
+    models: Models,
+    scene: world.Scene,
+    seed: int,
+    *,
+    t2i: str = "t2i",
+    t2v: str = "t2v",
+    **changes: Any,
+) -> Clip:
+    """VideoElevator, with whatever arguments of the pipeline are given beside."""
+    pipe = models.pipe(t2i, t2v)
+    return elevate(pipe, scene.caption(), seed, numbers=models.numbers, **changes)
+
+
+def composed(
+    models: Models,
+    scene: world.Scene,
+    seed: int,
+    *,
+    rule: str = "inversion",
+    inflated: bool = True,
+) -> Clip:
+    """VideoElevator from parts, for what the pipeline has no argument for."""
+    pipe, numbers, caption = models.pipe(), models.numbers, scene.caption()
+    t2i = pipe.t2i
+    invert, correct = el.denoiser(t2i, "", guidance=1), el.denoiser(t2i, caption, guidance=1)
+    recipe = el.recipes.videoelevator(
+        el.denoiser(pipe.t2v, caption, guidance=numbers.video_guidance),
+        invert,
+        preset=numbers,
+        steps=numbers.steps,
+    )
+    (refinement,) = recipe.hook.inner()
+    rules: dict[str, el.Renoise[Any]] = {
+        "inversion": DDIMInversion(invert, correct, reuse=True),
+        "uncorrected": DDIMInversion(invert),
+        "random noise": el.FreshNoise(),
+        "same noise": el.KeepNoise(),
+        "own levels": DDIMInversion(invert, correct, told="own", reuse=True),
+        "own levels, uncorrected": DDIMInversion(invert, told="own"),
+        "own levels, stride 2": DDIMInversion(invert, told="own", stride=2),
+    }
+    generator = torch.Generator().manual_seed(seed)
+    channels, side = t2i.unet.config.in_channels, t2i.unet.config.sample_size
+    shape = (1, channels, numbers.frames, side, side)
+    noise = mixed_noise(shape, numbers.shared_noise, generator)
+    hook = el.renoise(refinement, rules[rule])
+    patches = [CrossFrameAttention()] if inflated else []
+    with el.attach(t2i, hook, patches, frames=numbers.frames):
+        made: Any = t2i(
+            [caption] * numbers.frames,
+            num_inference_steps=numbers.steps,
+            guidance_scale=numbers.guidance,
+            latents=rearrange(noise, "1 c f h w -> f c h w"),
+            generator=generator,
+            output_type="np",
+        )
+    return as_clip(made.images)
+
+
+def filmed(models: Models, scene: world.Scene, seed: int, *, t2v: str = "t2v") -> Clip:
+    """The T2V alone."""
+    return film(models.pipe(t2v=t2v), scene.caption(), seed, numbers=models.numbers)
+
+
+def sharpened(
+    models: Models, scene: world.Scene, seed: int, *, amount: float, radius: float
+) -> Clip:
+    """The T2V with as many calls, then an unsharp mask; `radius` in pixels."""
+    numbers = replace(models.numbers, steps=models.calls())
+    clip = film(models.pipe(), scene.caption(), seed, numbers=numbers)
+    soft = blur(clip.reshape(-1, 1, *clip.shape[-2:]), radius).reshape(clip.shape)
+    return (clip + amount * (clip - soft)).clamp(0, 1)
+
+
+def repainted(models: Models, scene: world.Scene, seed: int, *, strength: float) -> Clip:
+    """The T2V, then image-to-image by the inflated T2I, on noise that all frames share.
+
+    `strength` is how much of the way back to noise that goes, as diffusers counts it.
+    """
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    numbers, clip = models.numbers, filmed(models, scene, seed)
+    steps = max(2, round((models.calls() - numbers.steps) / strength))
+    painter: Any = StableDiffusionImg2ImgPipeline(
+        **models.pipe().t2i.components, requires_safety_checker=False
+    )
+    painter.set_progress_bar_config(disable=True)
+    with el.attach(painter, el.identity(), [CrossFrameAttention()], frames=numbers.frames):
+        made = painter(
+            [scene.caption()] * numbers.frames,
+            image=clip,
+            strength=strength,
+            num_inference_steps=steps,
+            guidance_scale=numbers.guidance,
+            generator=[torch.Generator().manual_seed(seed) for _ in range(numbers.frames)],
+            output_type="np",
+        )
+    return as_clip(made.images)
+
+
+def painted(
+    models: Models, scene: world.Scene, seed: int, *, t2i: str = "t2i", equal: bool = True
+) -> Clip:
+    """The T2I frame by frame, with as many calls as VideoElevator, or as many steps."""
+    numbers = replace(models.numbers, steps=models.calls()) if equal else models.numbers
+    return paint(models.pipe(t2i), scene.caption(), seed, numbers=numbers)
+
+
+def drawn(models: Models, scene: world.Scene, seed: int, *, look: Any = None) -> Clip:
+    """The truth, or what becomes of it in another look."""
+    clip = world.render([scene], frames=models.numbers.frames, seed=seed)
+    return clip[0] if look is None else look(clip)[0]
+
+
+def degraded(clips: Tensor) -> Tensor:
+    """As `t2v` saw clips."""
+    return world.degrade(world.lamp(clips))
+
+
+def mildly_degraded(clips: Tensor) -> Tensor:
+    """As `t2v-mild` saw clips."""
+    return world.degrade(world.lamp(clips), world.MILD)
+
+
+MAIN: Mapping[str, Way] = MappingProxyType(
+    {
+        "truth": way(drawn),
+        "truth, degraded": way(drawn, look=degraded),
+        "T2V": way(filmed),
+        "VideoElevator": way(elevated),
+    }
+)
+"""The method, and what it starts from."""
+FAST: Mapping[str, Way] = MappingProxyType({"VideoElevator, fast": way(elevated, fast=True)})
+"""The cheaper arrangement."""
+RIVALS: Mapping[str, Way] = MappingProxyType(
+    {
+        "T2I frame by frame": way(painted),
+        "T2V + unsharp mask": way(sharpened, amount=3.0, radius=1.5),
+        "T2V + inflated image-to-image": way(repainted, strength=0.6),
+    }
+)
+"""What else could be done with as many network calls."""
+ABLATIONS: Mapping[str, Way] = MappingProxyType(
+    {
+        "without the filter": way(elevated, lowpass=el.identity()),
+        "without the T2V": way(elevated, t2v_steps=0),
+        "without the correction": way(composed, rule="uncorrected"),
+        "inversion told its own levels": way(composed, rule="own levels"),
+        "the same, uncorrected": way(composed, rule="own levels, uncorrected"),
+        "random noise for inversion": way(composed, rule="random noise"),
+        "same noise for inversion": way(composed, rule="same noise"),
+        "without inflation": way(composed, inflated=False),
+    }
+)
+"""VideoElevator with one part removed or replaced; in one of them two."""
+STYLED: Mapping[str, Way] = MappingProxyType(
+    {
+        "truth, mildly degraded": way(drawn, look=mildly_degraded),
+        "mild T2V": way(filmed, t2v="t2v-mild"),
+        "VideoElevator, mild T2V": way(elevated, t2v="t2v-mild"),
+        "truth in ink": way(drawn, look=world.ink),
+        "ink T2I frame by frame": way(painted, t2i="t2i-ink", equal=False),
+        "VideoElevator in ink": way(elevated, t2i="t2i-ink"),
+        "truth in neon": way(drawn, look=world.neon),
+        "neon T2I frame by frame": way(painted, t2i="t2i-neon", equal=False),
+        "VideoElevator in neon": way(elevated, t2i="t2i-neon"),
+    }
+)
+"""Other models: the T2V that learnt from milder degradation, and the personalised T2Is."""
+CURVE: Mapping[str, Way] = MappingProxyType(
+    {
+        "truth": way(drawn),
+        "T2V": way(filmed),
+        "VideoElevator": way(elevated),
+        **{
+            f"refined at {' '.join(map(str, refine))}": way(elevated, refine=refine)
+            for refine in ((23,), (23, 20, 17), (22, 17, 12, 7))
+        },
+        **{f"T2I guidance {value:g}": way(elevated, guidance_scale=value) for value in (3.0, 9.0)},
+        **{f"{count} T2V steps": way(elevated, t2v_steps=count) for count in (2, 8)},
+        "stride 2": way(composed, rule="own levels, stride 2"),
+    }
+)
+"""VideoElevator with one number changed: detail against steadiness, quality against cost."""

@@ -1,0 +1,204 @@
+"""Do the claims of VideoElevator hold on the built-in models?
+
+Every arrangement makes one clip per held-out caption, all from the same seeds; the recogniser and
+`elevator.metrics` judge them. Clips are kept in `--kept`, so that a killed run goes on where it was
+and a new arrangement costs only its own clips; `--make 0/2` and `--make 1/2` share the sampling out
+between two processes, and a run without it judges. The curve, by which defaults are chosen, has
+captions and noise of its own.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from benchmarks._arrangements import ABLATIONS, CURVE, FAST, MAIN, RIVALS, STYLED, Models, Way
+from benchmarks._claims import Claim, claims
+from benchmarks._measure import RESULTS, save, table
+from benchmarks._rows import Judge, Kept, Rows, cut, difference
+from elevator import world
+
+MEANS = ("motion", "heading", "colour", "shape", "texture", "jitter", "change", "sharpness")
+COMPARED = ("motion", "words", "jitter", "change", "sharpness")
+
+
+class Group(NamedTuple):
+    """Arrangements that are shown together.
+
+    Attributes:
+        ways: what is made.
+        share: of the captions, part that is tried; clips take seconds each.
+        beside: rows of `main` that are shown with them, over the same captions.
+        less: what is subtracted from them, caption by caption.
+        own: captions and noise that no other group has.
+    """
+
+    ways: Mapping[str, Way]
+    share: float = 1.0
+    beside: tuple[str, ...] = ("truth", "T2V", "VideoElevator")
+    less: str = "VideoElevator"
+    own: bool = False
+
+
+GROUPS: Mapping[str, Group] = {
+    "main": Group(MAIN, beside=()),
+    "fast": Group(FAST, 1 / 2),
+    "rivals": Group(RIVALS, 1 / 4),
+    "removed": Group(ABLATIONS, 3 / 16),
+    "other models": Group(STYLED, 3 / 16),
+    "curve": Group(CURVE, 3 / 32, beside=(), own=True),
+}
+STYLES = {"ink": world.ink, "neon": world.neon}
+
+
+def main() -> None:
+    """Make what is missing; then judge, print and save."""
+    options = _arguments()
+    torch.set_grad_enabled(False)
+    if not options.tiny:
+        return _run(options, Models())
+    with tempfile.TemporaryDirectory() as folder:
+        options.kept = Path(folder)
+        return _run(options, Models(steps=2))
+
+
+def _run(options: argparse.Namespace, models: Models) -> None:
+    counts = {name: _count(options, group) for name, group in GROUPS.items()}
+    keepers = {
+        name: Kept(options.kept, models, options.seed + (1000 if group.own else 0))
+        for name, group in GROUPS.items()
+    }
+    for group in options.groups:
+        for name, way in GROUPS[group].ways.items():
+            keepers[group].make(name, way, counts[group], options.make or (0, 1))
+            print(f"made: {group}, {name}", flush=True)
+    if options.make is not None:
+        return
+    judge = Judge(count=64) if options.tiny else Judge()
+    rows = {
+        group: {
+            name: judge.rows(
+                keepers[group].clips(name, way, counts[group]), keepers[group].scenes(counts[group])
+            )
+            for name, way in GROUPS[group].ways.items()
+        }
+        for group in options.groups
+    }
+    tables, differences = {}, {}
+    for group, shown in rows.items():
+        of_main = {n: cut(rows["main"][n], slice(counts[group])) for n in GROUPS[group].beside}
+        tables[group] = {name: _summary(judge, row) for name, row in (of_main | shown).items()}
+        print(f"\n{group}: {counts[group]} captions\n{table(tables[group])}")
+        base = (of_main | shown)[GROUPS[group].less]
+        differences[group] = {
+            name: {column: difference(row, base, column) for column in COMPARED}
+            for name, row in shown.items()
+            if name != GROUPS[group].less
+        }
+    styles = _style_distances(judge, rows)
+    print(f"\nFréchet distance to stills in a style\n{table(styles)}")
+    everything = {n: r for group in rows if not GROUPS[group].own for n, r in rows[group].items()}
+    judged = list(claims(everything, judge))
+    print("\nclaims, with 95 % intervals over captions")
+    print("\n".join(map(_told, judged)))
+    if options.tiny:
+        return
+    _draw(tables["curve"])
+    save(
+        "quality_videoelevator",
+        tables,
+        command=f"python -m benchmarks.quality_videoelevator --prompts {options.prompts} "
+        f"--seed {options.seed}",
+        captions=counts,
+        claims=[claim._asdict() for claim in judged],
+        differences=differences,
+        distance_to_style=styles,
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiny", action="store_true", help="a run of seconds, for CI")
+    parser.add_argument("--prompts", type=int, default=128, help="how many captions (from 22 on)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kept", type=Path, default=Path(".kept"), help="folder for clips")
+    parser.add_argument("--make", type=_share, help="I/N: make each Nth clip from the Ith, no more")
+    parser.add_argument(
+        "--groups", nargs="+", choices=GROUPS, default=[*GROUPS], help="with --make: only these"
+    )
+    options = parser.parse_args()
+    if options.make is None and options.groups != [*GROUPS]:
+        parser.error("--groups goes with --make; what is judged is judged as a whole")
+    if options.tiny:
+        options.prompts = 2
+    elif options.prompts < 22:
+        parser.error(f"--prompts {options.prompts} leaves some arrangements less than two captions")
+    return options
+
+
+def _share(text: str) -> tuple[int, int]:
+    first, _, every = text.partition("/")
+    if not (first.isdecimal() and every.isdecimal() and int(first) < int(every)):
+        raise argparse.ArgumentTypeError(f"{text} is not I/N with 0 <= I < N, such as 0/2")
+    return int(first), int(every)
+
+
+def _count(options: argparse.Namespace, group: Group) -> int:
+    return max(2, round(group.share * options.prompts))
+
+
+def _summary(judge: Judge, rows: Rows) -> dict[str, float]:
+    means = {name: float(rows[name].mean()) for name in MEANS}
+    distances = {"Fréchet": judge.distance(rows), "kernel": judge.kernel_distance(rows)}
+    return means | {style: float(rows[style].mean()) for style in STYLES} | distances
+
+
+def _style_distances(
+    judge: Judge, rows: Mapping[str, Mapping[str, Rows]]
+) -> dict[str, dict[str, float]]:
+    """How far clips are from stills in a style: the truth, the T2I alone, and what is elevated."""
+    styled = rows["other models"]
+    plain = cut(rows["main"]["VideoElevator"], slice(len(styled["truth in ink"]["words"])))
+    return {
+        style: {
+            "truth": judge.distance(styled[f"truth in {style}"], look),
+            "T2I alone": judge.distance(styled[f"{style} T2I frame by frame"], look),
+            "elevated": judge.distance(styled[f"VideoElevator in {style}"], look),
+            "plain": judge.distance(plain, look),
+        }
+        for style, look in STYLES.items()
+    }
+
+
+def _told(claim: Claim) -> str:
+    found = claim.found
+    interval = f"{found['value']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
+    return f"{'yes' if claim.holds else 'NO':<5}{claim.sentence:<52}{claim.target:<20}{interval}"
+
+
+def _draw(rows: Mapping[str, Mapping[str, float]]) -> None:
+    """Detail against steadiness, every arrangement a point: `results/curve.png`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    marks = {"refined": "o", "T2I": "s", "T2V steps": "^", "stride": "x", "Video": "*"}
+    for kind, mark in marks.items():
+        shown = {name: row for name, row in rows.items() if kind in name}
+        steady, detail = ([row[k] for row in shown.values()] for k in ("change", "sharpness"))
+        axes.plot(steady, detail, mark, markersize=14 if kind == "Video" else 6)
+    for name, row in rows.items():
+        if name in ("truth", "T2V"):
+            axes.plot(row["change"], row["sharpness"], "+", color="grey")
+        at = (row["change"], row["sharpness"])
+        axes.annotate(name, at, xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axes.set(xlabel="change along the object's way (less is steadier)", ylabel="sharpness")
+    axes.margins(0.15)
+    figure.savefig(RESULTS / "curve.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The benchmarks' own machinery: what is kept, how work is shared, what intervals say."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks._arrangements import Models, composed, elevated, way
+from benchmarks._measure import table
+from benchmarks._rows import Kept, bootstrap, cut, difference
+from benchmarks.quality_videoelevator import _share
+from elevator import world
+
+
+def _counted(
+    models: Models, scene: world.Scene, seed: int, *, grey: float, t2i: str = "t2i"
+) -> torch.Tensor:
+    """A clip that costs nothing, and is counted."""
+    MADE.append((scene, seed))
+    return torch.full((2, 3, 8, 8), grey)
+
+
+MADE: list[tuple[world.Scene, int]] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_made() -> None:
+    MADE.clear()
+
+
+def test_clips_are_made_once_and_only_what_is_missing(tmp_path: Path) -> None:
+    kept, grey = Kept(tmp_path, Models()), way(_counted, grey=0.2)
+    clips = kept.clips("grey", grey, 3)
+    assert clips.shape == (3, 2, 3, 8, 8)
+    assert clips.mean() == pytest.approx(0.2)
+    assert len(MADE) == 3
+    kept.clips("grey", grey, 5)
+    assert len(MADE) == 5
+    assert len({seed for _, seed in MADE}) == 5
+
+
+def test_other_arguments_weights_or_seeds_are_kept_apart(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, Models())
+    kept.make("grey", way(_counted, grey=0.2), 1)
+    kept.make("grey", way(_counted, grey=0.4), 1)
+    kept.make("grey", way(_counted, grey=0.2, t2i="t2i-ink"), 1)
+    Kept(tmp_path, Models(), seed=1).make("grey", way(_counted, grey=0.2), 1)
+    assert len(MADE) == 4
+    assert len([*tmp_path.iterdir()]) == 4
+
+
+def test_shares_add_up_and_do_not_overlap(tmp_path: Path) -> None:
+    kept, grey = Kept(tmp_path, Models()), way(_counted, grey=0.2)
+    for share in ((0, 3), (1, 3), (2, 3)):
+        kept.make("grey", grey, 8, share)
+    assert len(MADE) == len({seed for _, seed in MADE}) == 8
+    kept.clips("grey", grey, 8)
+    assert len(MADE) == 8
+
+
+def test_captions_are_held_out_and_none_comes_twice() -> None:
+    scenes = Kept(Path("nowhere"), Models()).scenes(128)
+    assert len(set(scenes)) == len(scenes) == 128
+    assert all(scene.held_out for scene in scenes)
+    assert Kept(Path("nowhere"), Models()).scenes(40) == scenes[:40]
+
+
+@pytest.mark.parametrize("text", ["1", "2/2", "0/0", "a/b", "-1/2"])
+def test_what_is_no_share_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="is not I/N with 0 <= I < N"):
+        _share(text)
+    assert _share("1/2") == (1, 2)
+
+
+def test_intervals_hold_the_value_and_shrink_with_the_number_of_clips() -> None:
+    values = np.random.default_rng(0).normal(3, 1, 400)
+
+    def width(count: int) -> float:
+        found = bootstrap(lambda chosen: float(values[chosen].mean()), count)
+        assert found["low"] < found["value"] < found["high"]
+        return found["high"] - found["low"]
+
+    assert width(400) == pytest.approx(width(100) / 2, rel=0.25)
+
+
+def test_differences_are_paired_over_what_both_have() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=50)
+    ours, theirs = {"x": base + 0.5}, {"x": base[:20]}
+    found = difference(ours, theirs, "x")
+    assert found["low"] == pytest.approx(0.5)
+    assert found["high"] == pytest.approx(0.5)
+    assert len(cut(ours, slice(7))["x"]) == 7
+
+
+def test_arrangements_from_parts_are_the_pipelines() -> None:
+    models, scene = Models(steps=3), world.draw(1, seed=0, split="held-out")[0]
+    whole, parts = elevated(models, scene, 0), composed(models, scene, 0)
+    assert torch.allclose(whole, parts, atol=1e-4)
+    assert not torch.allclose(whole, composed(models, scene, 0, rule="same noise"), atol=1e-2)
+
+
+def test_columns_stay_in_line_however_long_the_names() -> None:
+    lines = table({"a": {"x": 1.0}, "a name that is longer than any other": {"x": 2.0}}).split("\n")
+    assert len({len(line) for line in lines}) == 1
