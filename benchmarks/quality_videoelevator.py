@@ -46,8 +46,8 @@ class Group(NamedTuple):
 GROUPS: Mapping[str, Group] = {
     "main": Group(MAIN, beside=()),
     "fast": Group(FAST, 1 / 2),
-    "rivals": Group(RIVALS, 1 / 4),
-    "removed": Group(ABLATIONS, 3 / 16),
+    "rivals": Group(RIVALS, 3 / 16),
+    "removed": Group(ABLATIONS, 3 / 32),
     "other models": Group(STYLED, 3 / 16),
     "curve": Group(CURVE, 3 / 32, beside=(), own=True),
 }
