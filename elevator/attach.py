@@ -39,7 +39,7 @@ def check(
         Plain sentences, each with its remedy, over the whole composition.
     """
     from elevator.hosts.coefficients import prepared, run_schedule
-    from elevator.hosts.pipeline import knows_its_frames, network_of
+    from elevator.hosts.pipeline import knows_its_frames, network_of, refusal_of
     from elevator.hosts.scheduler import Engine, problems_of
 
     if not isinstance(hook, Hook):
@@ -52,6 +52,9 @@ def check(
             f"{type(pipeline).__name__} has no scheduler to attach to; "
             "give a diffusers pipeline that samples with one",
         )
+    refused = refusal_of(pipeline)
+    if refused is not None:
+        return (refused,)
     problems: list[str] = []
     if frames is not None and frames < 1:
         problems.append(f"frames={frames} is no number of frames; give 1 or more")
@@ -110,8 +113,14 @@ def attach(
     problems = check(pipeline, hook, patches, frames, layout=layout)
     if problems:
         raise CheckError(problems)
-    from elevator.hosts.layouts import FRAMES_IN_BATCH, declared_layout, layout_of
+    from elevator.hosts.layouts import (
+        FRAMES_IN_BATCH,
+        declared_layout,
+        layout_of,
+        packs_tokens,
+    )
     from elevator.hosts.pipeline import (
+        grid_of,
         network_of,
         puts_prompt_first,
         seeds_of,
@@ -137,6 +146,9 @@ def attach(
         nonlocal seeds
         seeds = seeds_of(arguments.get("generator"))
         engine.prepared = True
+        pattern = layout or declared_layout(pipeline)
+        if pattern is not None and packs_tokens(pattern):
+            engine.grid = grid_of(pipeline, pattern, arguments)
         count = arguments.get("num_frames")
         if frames is None and count is not None:
             engine.frames = int(count)

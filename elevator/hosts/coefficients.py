@@ -17,6 +17,7 @@ from elevator.schedule import Schedule
 
 __all__ = [
     "Family",
+    "counts_backwards",
     "family_of",
     "forget_history",
     "level_of_call",
@@ -40,12 +41,15 @@ class Family:
         order: network calls per step.
         renoisable: whether a latent replaced after a step is followed once history is forgotten.
         consistency: whether one call gives the final clean estimate (LCM), which is then re-noised.
+        given_clean: whether the pipeline reads the clean estimate itself and hands it to the step
+            as `pred_original_sample`.
     """
 
     levels: Literal["cumprod", "exploding", "preserving", "flow"]
     order: int = 1
     renoisable: bool = True
     consistency: bool = False
+    given_clean: bool = False
 
 
 _FAMILIES: dict[str, Family] = {
@@ -54,7 +58,10 @@ _FAMILIES: dict[str, Family] = {
     "DDPMScheduler": Family("cumprod"),
     "DDPMParallelScheduler": Family("cumprod"),
     "CogVideoXDDIMScheduler": Family("cumprod"),
+    # The pipeline keeps the solver's last clean estimate, where it cannot be forgotten.
+    "CogVideoXDPMScheduler": Family("cumprod", renoisable=False),
     "LCMScheduler": Family("cumprod", consistency=True),
+    "EDMEulerScheduler": Family("exploding", given_clean=True),
     "EulerDiscreteScheduler": Family("exploding"),
     "EulerAncestralDiscreteScheduler": Family("exploding"),
     "HeunDiscreteScheduler": Family("exploding", order=2, renoisable=False),
@@ -87,13 +94,6 @@ def supported_schedulers() -> tuple[str, ...]:
 def family_of(scheduler: Any) -> Family:
     """The scheduler's family; raises `CheckError` with the line to paste if it cannot follow."""
     name = type(scheduler).__name__
-    if getattr(getattr(scheduler, "config", None), "invert_sigmas", False):
-        raise CheckError(
-            [
-                f"{name} with invert_sigmas=True (Mochi) counts noise backwards and its network "
-                "predicts the negative flow, which no hook can follow; use another pipeline"
-            ]
-        )
     if name in _FAMILIES:
         return _FAMILIES[name]
     if name in _REFUSED:
@@ -118,7 +118,10 @@ def family_of(scheduler: Any) -> Family:
 
 def parametrisation_of(scheduler: Any) -> Parametrisation:
     """What the network behind the scheduler predicts."""
-    if family_of(scheduler).levels == "flow":
+    family = family_of(scheduler)
+    if family.given_clean:
+        return "sample"
+    if family.levels == "flow":
         return "flow_prediction"
     kind = getattr(scheduler.config, "prediction_type", "epsilon")
     if kind not in get_args(Parametrisation):
@@ -143,11 +146,17 @@ def _pair(family: Family, scheduler: Any, sigma: Tensor) -> tuple[Tensor, Tensor
     """(alpha, sigma) from the scheduler's own sigma."""
     sigma = sigma.double().cpu()
     if _is_flow(family, scheduler):
+        sigma = 1 - sigma if counts_backwards(scheduler) else sigma
         return 1 - sigma, sigma
     if family.levels == "exploding":
         return torch.ones_like(sigma), sigma
     alpha = (1 + sigma**2).rsqrt()
     return alpha, sigma * alpha
+
+
+def counts_backwards(scheduler: Any) -> bool:
+    """Whether sigma is the signal's part, and the network predicts clean minus noise (Mochi)."""
+    return bool(getattr(scheduler.config, "invert_sigmas", False))
 
 
 def _cumprod(scheduler: Any, timesteps: Tensor) -> tuple[Tensor, Tensor]:

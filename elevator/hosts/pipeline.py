@@ -2,25 +2,27 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from elevator.hosts.layouts import declared_layout
+from elevator.hosts.layouts import PATCH, declared_layout
 from elevator.hosts.scheduler import Engine
 from elevator.noise import seed_of
 
 __all__ = [
     "frames_per_row",
+    "grid_of",
     "kind_of",
     "knows_its_frames",
     "latent_shape",
     "network_of",
     "puts_prompt_first",
     "quiet_deprecation",
+    "refusal_of",
     "seeds_of",
     "watch_latents",
     "watch_network",
@@ -69,6 +71,23 @@ def puts_prompt_first(pipeline: Any) -> bool:
     return any(cls.__name__ in _PROMPT_FIRST for cls in type(pipeline).__mro__)
 
 
+_REFUSED = {
+    "SkyReelsV2DiffusionForcing": (
+        "denoises with a scheduler of its own for every frame, each at another level, so no step "
+        "sees a whole clip; use SkyReelsV2Pipeline"
+    ),
+}
+"""Beginnings of the names of pipelines that cannot be hooked, and why."""
+
+
+def refusal_of(pipeline: Any) -> str | None:
+    """Why a pipeline cannot be hooked; None if it can."""
+    name = type(pipeline).__name__
+    return next(
+        (f"{name} {why}" for start, why in _REFUSED.items() if name.startswith(start)), None
+    )
+
+
 def knows_its_frames(pipeline: Any, layout: str | None = None) -> bool:
     """Whether the pipeline itself, or the layout given for it, tells how many frames a clip has."""
     pattern = layout or declared_layout(pipeline)
@@ -100,6 +119,20 @@ def latent_shape(
         height // scale if height else int(own_height),
         width // scale if width else int(own_width),
     )
+
+
+def grid_of(pipeline: Any, pattern: str, told: Mapping[str, Any]) -> dict[str, int]:
+    """Frames, rows and columns of tokens, from what `prepare_latents` was asked for in pixels."""
+    space = getattr(pipeline, "vae_spatial_compression_ratio", None)
+    space = space or getattr(pipeline, "vae_scale_factor", None)
+    time = getattr(pipeline, "vae_temporal_compression_ratio", 1)
+    grid = {}
+    for name, patch, size in (("h", "p", told.get("height")), ("w", "q", told.get("width"))):
+        if space and size:
+            grid[name] = int(size) // int(space) // (PATCH[patch] if patch in pattern else 1)
+    if told.get("num_frames"):
+        grid["f"] = (int(told["num_frames"]) - 1) // int(time) + 1
+    return grid
 
 
 class _Prepare:

@@ -5,7 +5,8 @@ schedulers, `isinstance` branches, inspected signatures, saving and pickling wor
 """
 
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from elevator.errors import CheckError, HookError
 from elevator.hook import Hook, Host, Run, Step, parts
 from elevator.hosts.coefficients import (
+    counts_backwards,
     family_of,
     forget_history,
     level_of_call,
@@ -22,7 +24,7 @@ from elevator.hosts.coefficients import (
     run_schedule,
 )
 from elevator.hosts.layouts import FRAMES_IN_BATCH, channel_axis, from_host, to_host
-from elevator.level import Prediction, read_output, write_clean
+from elevator.level import Level, Prediction, read_output, write_clean
 from elevator.noise import Noise
 from elevator.renoise import renoise_conflicts, rules
 from elevator.schedule import Schedule
@@ -73,6 +75,7 @@ class Engine:
         self.frames = frames
         self.noise = noise
         self.prompt_first = prompt_first
+        self.grid: Mapping[str, int] = {}
         self.prepared = False
         self.runs = 0
         self.steps_seen = 0
@@ -116,41 +119,33 @@ class Engine:
         if problems:
             raise CheckError(problems)
 
-    def step(
-        self,
-        original: Callable[..., Any],
-        model_output: Tensor,
-        timestep: Any,
-        sample: Tensor,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        """One call of the host's `step`, with the hook inside."""
+    def step(self, original: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        """One call of the host's `step`, its arguments by name, with the hook inside."""
         try:
-            return self._step(original, model_output, timestep, sample, *args, **kwargs)
+            return self._step(original, arguments)
         finally:
             self._heard = []  # with what the hooks called meanwhile
 
-    def _step(
-        self,
-        original: Callable[..., Any],
-        model_output: Tensor,
-        timestep: Any,
-        sample: Tensor,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
+    def _step(self, original: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        read = "model_output"
+        if family_of(self.scheduler).given_clean:
+            read = "pred_original_sample"
+            if arguments.get(read) is None:  # the pipeline only wants to know the clean estimate
+                return original(**arguments)
         if self._schedule is None:
             self.begin()
         assert self._schedule is not None
+        model_output, timestep = arguments[read], arguments["timestep"]
+        sample = arguments["sample"]
         position = position_of_call(self.scheduler, timestep)
         if self._run is not None and position <= self._last:
             self._run = None  # the loop started over without setting its timesteps again
         self._last = position
         pattern = self.layout(sample.ndim)
-        frames = self.frames
-        noisy = from_host(sample, pattern, frames)
-        output, variance = _split_variance(model_output, pattern, noisy.shape[1])
+        noisy = self._read(sample, pattern)
+        channels = sample.shape[channel_axis(pattern)]
+        output, variance = _split_variance(model_output, pattern, channels)
+        sign, tokens = self._reading(arguments, sample, pattern)
         if self._run is None:
             shape = (
                 noisy.shape[0],
@@ -161,8 +156,8 @@ class Engine:
             )
             self._run = Run(self._schedule, shape, sample.device, sample.dtype, self.noise(shape))
             self._state = self.hook.init(self._run)
-        predicted = from_host(output, pattern, frames)
-        step = self._describe(position, timestep, noisy, predicted, sample.ndim, kwargs)
+        predicted = sign * self._read(output, pattern)
+        step = self._describe(position, noisy, predicted, sample.ndim, arguments, tokens)
         self.steps_seen += 1
 
         given = (*step.predicted, step.noisy)
@@ -173,16 +168,19 @@ class Engine:
         if clean is not step.predicted.clean:
             _require_like(clean, step.predicted.clean, self.hook)
             kind = parametrisation_of(self.scheduler)
-            edited = to_host(write_clean(clean, noisy, step.level, kind), pattern)
-            model_output = edited.to(output.dtype)
+            edited = sign * write_clean(clean, noisy, tokens or step.level, kind)
+            if tokens is not None:  # a token without noise has no clean estimate to change
+                edited = torch.where(tokens.sigma > 0, edited, self._read(output, pattern).float())
+            model_output = to_host(edited, pattern).to(output.dtype)
             if variance is not None:
                 model_output = torch.cat([model_output, variance], dim=channel_axis(pattern))
+            arguments = arguments | {read: model_output}
 
-        result = original(model_output, timestep, sample, *args, **kwargs)
+        result = original(**arguments)
         if not self._rules:
             return result
         previous = result[0] if isinstance(result, tuple) else result.prev_sample
-        proposed = from_host(previous, pattern, frames).float()
+        proposed = self._read(previous, pattern).float()
         before = _version(proposed)
         latent, self._state = self.hook.finish(clean, proposed, step, self._state)
         if _version(proposed) != before:
@@ -197,21 +195,38 @@ class Engine:
         result.prev_sample = replaced
         return result
 
+    def _read(self, tensor: Tensor, pattern: str) -> Tensor:
+        """A tensor of the host, as hooks see it."""
+        return from_host(tensor, pattern, self.frames, self.grid)
+
+    def _reading(
+        self, arguments: dict[str, Any], sample: Tensor, pattern: str
+    ) -> tuple[int, Level | None]:
+        """The sign of the network's output, and the noise level of every token if they differ."""
+        times = arguments.get("per_token_timesteps")
+        if times is None:
+            return -1 if counts_backwards(self.scheduler) else 1, None
+        sigma = times / self.scheduler.config.num_train_timesteps
+        sigma = self._read(sigma[..., None].to(sample).expand_as(sample), pattern)
+        return -1, Level(1 - sigma, sigma, None)
+
     def _describe(
         self,
         position: int,
-        timestep: Any,
         noisy: Tensor,
         output: Tensor,
         axes: int,
-        options: dict[str, Any],
+        arguments: dict[str, Any],
+        tokens: Level | None,
     ) -> Step:
         assert self._run is not None
         assert self._schedule is not None
         kind = parametrisation_of(self.scheduler)
         index = position // family_of(self.scheduler).order
-        level = level_of_call(self.scheduler, position, timestep)
+        level = level_of_call(self.scheduler, position, arguments["timestep"])
+        sign = -1 if tokens is not None or counts_backwards(self.scheduler) else 1
         pattern = self.layout(axes)
+        known = ("model_output", "timestep", "sample")
 
         # Now: hooks may call the same network before they ask. Where it was called more than once
         # (a call per prompt, two networks), which output was for the prompt cannot be told.
@@ -223,21 +238,22 @@ class Engine:
             own = pattern if raw.ndim == axes else _OUTPUTS.get(raw.ndim)
             if own is None:
                 return None
-            mean, _ = _split_variance(raw, own, noisy.shape[1])
+            mean, _ = _split_variance(raw, own, to_host(noisy, own).shape[channel_axis(own)])
             guided = mean.numel() == 2 * noisy.numel()
             half = mean.chunk(2)[0 if self.prompt_first else 1] if guided else mean
             if half.numel() != noisy.numel():
                 return None
-            return read_output(from_host(half, own, self.frames), noisy, level, kind)
+            read = sign * self._read(half, own)
+            return read_output(read, noisy, tokens or level, kind)
 
         return Step(
             run=self._run,
             index=index,
             noisy=noisy.float(),
-            predicted=read_output(output, noisy, level, kind),
+            predicted=read_output(output, noisy, tokens or level, kind),
             level=level,
             next=self._schedule[index + 1],
-            options=options,
+            options={name: value for name, value in arguments.items() if name not in known},
             conditional=conditional,
         )
 
@@ -248,7 +264,7 @@ def _version(tensor: Tensor) -> int:
 
 
 def _split_variance(output: Tensor, pattern: str, channels: int) -> tuple[Tensor, Tensor | None]:
-    """Part a learned variance (twice the channels) from the prediction."""
+    """Part a learned variance from the prediction, where that has twice the channels."""
     axis = channel_axis(pattern)
     if output.shape[axis] == 2 * channels:
         mean, variance = output.chunk(2, dim=axis)
@@ -276,6 +292,15 @@ def _facts(latent: Tensor) -> str:
     return f"a latent of shape {tuple(latent.shape)}, {latent.dtype}, on {latent.device}"
 
 
+def _by_name(signature: inspect.Signature, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """The arguments of a call by their names."""
+    named = dict(signature.bind(*args, **kwargs).arguments)
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            named |= named.pop(name, {})
+    return named
+
+
 def _rebuild(cls: type, state: dict[str, Any]) -> Any:
     scheduler: Any = object.__new__(cls)
     scheduler.__dict__.update(state)
@@ -290,6 +315,9 @@ def _hooked(base: Any) -> Any:
     if base in _subclasses:
         return _subclasses[base]
 
+    unbound = inspect.signature(base.step)
+    signature = unbound.replace(parameters=[*unbound.parameters.values()][1:])
+
     class Hooked(base):
         @functools.wraps(base.set_timesteps)
         def set_timesteps(self, *args: Any, **kwargs: Any) -> Any:
@@ -300,14 +328,12 @@ def _hooked(base: Any) -> Any:
             return result
 
         @functools.wraps(base.step)
-        def step(
-            self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
-        ) -> Any:
+        def step(self, *args: Any, **kwargs: Any) -> Any:
             engine = self.__dict__.get(_ENGINE)
             original = super().step
             if engine is None or engine.scheduler is not self:
-                return original(model_output, timestep, sample, *args, **kwargs)
-            return engine.step(original, model_output, timestep, sample, *args, **kwargs)
+                return original(*args, **kwargs)
+            return engine.step(original, _by_name(signature, *args, **kwargs))
 
         def __reduce_ex__(self, protocol: Any) -> Any:
             state = {name: value for name, value in self.__dict__.items() if name != _ENGINE}

@@ -13,10 +13,19 @@ from torch import Tensor
 
 from elevator.combine import stateless
 from elevator.hook import Hook, Step
+from elevator.hosts.coefficients import supported_schedulers
 from elevator.latent import Latent
 from tests.builders import ddim
 
-__all__ = ["FRAMES", "RENOISABLE", "SECOND_ORDER", "Loop", "looking", "scheduler_for"]
+__all__ = ["FRAMES", "LOOPED", "RENOISABLE", "SECOND_ORDER", "Loop", "looking", "scheduler_for"]
+
+LOOPED = tuple(
+    name
+    for name in supported_schedulers()
+    if name not in ("CogVideoXDPMScheduler", "EDMEulerScheduler")
+)
+"""The schedulers a plain loop can drive; of the other two, pipelines do a part of each step, so
+`test_matrix.py` tries them with theirs."""
 
 FRAMES = 3
 

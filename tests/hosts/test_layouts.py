@@ -130,7 +130,8 @@ def test_layout_may_be_given() -> None:
 def test_layouts_go_there_and_back(pattern: str) -> None:
     latent = make_latent((2, 4, 3, 6, 8))
     host = to_host(latent, pattern)
-    assert torch.equal(from_host(host, pattern, 3), latent)
+    grid = {"f": 3, "h": 3, "w": 4} if "p" in pattern else {"f": 3, "h": 6, "w": 8}
+    assert torch.equal(from_host(host, pattern, 3, grid), latent)
 
 
 @pytest.mark.parametrize(
@@ -152,14 +153,28 @@ def test_five_axes_are_not_always_the_same(pipeline: str, pattern: str) -> None:
     assert layout_of(type("Mine", (kind,), {})(), 5) == pattern
 
 
-def test_packed_latents_are_refused() -> None:
-    class LTXPipeline:
+def test_packed_latents_need_their_sizes() -> None:
+    class Unknown:
         pass
 
-    with pytest.raises(LayoutError, match=r"3 axes.*layout="):
-        layout_of(LTXPipeline(), 3)
-    with pytest.raises(LayoutError, match=r"hides.*h w"):
-        from_host(make_latent((1, 24, 8)), "b (f h w) c", 3)
+    with pytest.raises(LayoutError, match=r"3 axes.*layout=.*'b \(f h w\) c'"):
+        layout_of(Unknown(), 3)
+    tokens = make_latent((1, 24, 8))
+    with pytest.raises(LayoutError, match=r"did not tell h and w"):
+        from_host(tokens, "b (f h w) c", 3, {"f": 3})
+    with pytest.raises(LayoutError, match=r"24 tokens, but a clip of f=3 x h=2 x w=2 has 12"):
+        from_host(tokens, "b (f h w) c", 3, {"f": 3, "h": 2, "w": 2})
+    with pytest.raises(LayoutError, match=r"hides the sizes of c f"):
+        from_host(tokens, "b h (c f)", 3)
+
+
+def test_patches_are_pixels_of_the_latent() -> None:
+    """The order within a patch is diffusers' own: `FluxPipeline._pack_latents`."""
+    from diffusers import FluxPipeline
+
+    latent = make_latent((2, 4, 1, 6, 8))
+    packed = FluxPipeline._pack_latents(latent[:, :, 0], 2, 4, 6, 8)
+    assert torch.equal(to_host(latent, LAYOUTS["FluxPipeline"]), packed)
 
 
 # --- noise ----------------------------------------------------------------------------------------

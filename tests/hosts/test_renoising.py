@@ -17,7 +17,6 @@ from elevator.hosts.coefficients import (
     level_of_call,
     position_of_call,
     run_schedule,
-    supported_schedulers,
 )
 from elevator.latent import Latent
 from elevator.level import Level, Parametrisation, Prediction, write_clean
@@ -25,7 +24,7 @@ from elevator.renoise import Renoise
 from elevator.samplers import DDIMInversion
 from elevator.schedule import Schedule
 from tests.builders import make_latent, make_schedule
-from tests.hosts.loops import FRAMES, RENOISABLE, Loop, scheduler_for
+from tests.hosts.loops import FRAMES, LOOPED, RENOISABLE, Loop, scheduler_for
 
 # KDPM2's own use of numpy, outside a pipeline's `no_grad`.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
@@ -108,7 +107,7 @@ def test_without_forgetting_it_would_be_wrong(
     assert _worst(*_next_states(name, config)) > 1e-2
 
 
-@pytest.mark.parametrize("name", supported_schedulers())
+@pytest.mark.parametrize("name", LOOPED)
 def test_a_rule_that_leaves_the_latent_leaves_the_history(name: str) -> None:
     """A rule that has nothing to say is invisible, to the last bit."""
     plain = Loop(scheduler_for(name))(6)

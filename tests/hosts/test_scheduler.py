@@ -11,10 +11,9 @@ from elevator.attach import attach
 from elevator.combine import chain, identity, stateless
 from elevator.errors import CheckError
 from elevator.hook import Hook, Step
-from elevator.hosts.coefficients import supported_schedulers
 from elevator.hosts.layouts import FRAMES_IN_BATCH, from_host
 from elevator.latent import Latent
-from tests.hosts.loops import FRAMES, SECOND_ORDER, Loop, scheduler_for
+from tests.hosts.loops import FRAMES, LOOPED, SECOND_ORDER, Loop, scheduler_for
 
 # KDPM2's own use of numpy, outside a pipeline's `no_grad`.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
@@ -40,7 +39,7 @@ class Watch:
 
 # Settings under which a scheduler's levels, order or randomness differ.
 VARIANTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
-    *((name, {}, {}) for name in supported_schedulers()),
+    *((name, {}, {}) for name in LOOPED),
     *(
         (name, {"timestep_spacing": spacing}, {})
         for name in (
@@ -74,7 +73,7 @@ VARIANTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ),
     *(
         (name, {"prediction_type": kind}, {})
-        for name in supported_schedulers()
+        for name in LOOPED
         if not name.startswith("FlowMatch")
         for kind in ("v_prediction", "sample")
         # Their own step does not know it.
@@ -224,7 +223,7 @@ def test_levels_clean_and_noise_agree(
         assert one.next.timestep == other.level.timestep
 
 
-@pytest.mark.parametrize("name", supported_schedulers())
+@pytest.mark.parametrize("name", LOOPED)
 def test_starting_in_the_middle(name: str) -> None:
     plain = Loop(scheduler_for(name))(6, begin=2)
     loop, watch = Loop(scheduler_for(name)), Watch()
@@ -253,7 +252,7 @@ class _Count(Hook[int]):
         return clean, state + 1
 
 
-@pytest.mark.parametrize("name", supported_schedulers())
+@pytest.mark.parametrize("name", LOOPED)
 def test_state_is_per_run(name: str) -> None:
     """Two calls inside one attach, and a loop that starts over without setting its timesteps."""
     count, loop = _Count(), Loop(scheduler_for(name))
@@ -289,7 +288,6 @@ REFUSED = {
     "IPNDMScheduler": "DDIMScheduler",
     "DEISMultistepScheduler": "DPMSolverMultistepScheduler",
     "SASolverScheduler": "DPMSolverMultistepScheduler",
-    "EDMEulerScheduler": "DDIMScheduler",
     "DPMSolverMultistepInverseScheduler": "DDIMScheduler",
 }
 
@@ -311,14 +309,26 @@ def test_a_refused_solver_comes_with_the_line_that_helps(name: str, better: str)
     assert (last - TARGET).abs().max() < 0.2
 
 
-def test_an_inverted_flow_is_refused() -> None:
-    """Mochi's network runs from noise at sigma 0 to clean at sigma 1."""
+def test_an_inverted_flow_is_read_the_other_way_round() -> None:
+    """Mochi's network runs from noise at sigma 0 to clean at 1, and predicts clean - noise."""
     loop = Loop(scheduler_for("FlowMatchEulerDiscreteScheduler", invert_sigmas=True))
-    with (
-        pytest.raises(CheckError, match="invert_sigmas"),
-        attach(loop, identity(), frames=FRAMES),
-    ):
-        pass
+    clean, watch = torch.full((2 * FRAMES, 4, 4, 6), 0.375), Watch()
+    first: list[torch.Tensor] = []
+
+    def network(noisy: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        first.append(noisy)
+        return clean - first[0]
+
+    with attach(loop, watch.hook, frames=FRAMES):
+        latents = loop(4, model=network)
+    torch.testing.assert_close(latents[-1], clean, atol=1e-5, rtol=0.0)
+    for step in watch.steps:
+        torch.testing.assert_close(
+            step.predicted.clean, torch.full_like(step.predicted.clean, 0.375), atol=1e-5, rtol=0.0
+        )
+    sigmas = [float(step.level.sigma) for step in watch.steps]
+    assert sigmas == sorted(sigmas, reverse=True)
+    assert sigmas[0] == pytest.approx(1)
 
 
 def test_an_unknown_prediction_type_is_refused() -> None:
