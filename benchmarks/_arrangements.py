@@ -91,6 +91,8 @@ def elevated(
 ) -> Clip:
     """VideoElevator, with whatever arguments of the pipeline are given beside."""
     pipe = models.pipe(t2i, t2v)
+    if "refine" in changes:  # points of the preset's run, as part of a shorter one
+        changes["refine"] = replace(NUMBERS, refine=changes["refine"]).refine_at(models.steps)
     return elevate(pipe, scene.caption(), seed, numbers=models.numbers, **changes)
 
 
