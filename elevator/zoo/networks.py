@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -104,8 +105,12 @@ def add_lora(unet: nn.Module, rank: int) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     unet.requires_grad_(False)
+    video = any(re.match(TEMPORAL, name) for name, _ in unet.named_modules())
     config = LoraConfig(
-        r=rank, lora_alpha=rank, target_modules=list(LORA_LAYERS), exclude_modules=TEMPORAL
+        r=rank,
+        lora_alpha=rank,
+        target_modules=list(LORA_LAYERS),
+        exclude_modules=TEMPORAL if video else None,  # peft warns of what excludes nothing
     )
     inject_adapter_in_model(config, unet)
 
