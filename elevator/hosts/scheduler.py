@@ -145,7 +145,7 @@ class Engine:
         noisy = self._read(sample, pattern)
         channels = sample.shape[channel_axis(pattern)]
         output, variance = _split_variance(model_output, pattern, channels)
-        sign, tokens = self._reading(arguments, sample, pattern)
+        reading = sign, tokens = self._reading(arguments, sample, pattern)
         if self._run is None:
             shape = (
                 noisy.shape[0],
@@ -157,7 +157,7 @@ class Engine:
             self._run = Run(self._schedule, shape, sample.device, sample.dtype, self.noise(shape))
             self._state = self.hook.init(self._run)
         predicted = sign * self._read(output, pattern)
-        step = self._describe(position, noisy, predicted, sample.ndim, arguments, tokens)
+        step = self._describe(position, noisy, predicted, sample.ndim, arguments, reading)
         self.steps_seen += 1
 
         given = (*step.predicted, step.noisy)
@@ -217,14 +217,14 @@ class Engine:
         output: Tensor,
         axes: int,
         arguments: dict[str, Any],
-        tokens: Level | None,
+        reading: tuple[int, Level | None],
     ) -> Step:
         assert self._run is not None
         assert self._schedule is not None
         kind = parametrisation_of(self.scheduler)
         index = position // family_of(self.scheduler).order
         level = level_of_call(self.scheduler, position, arguments["timestep"])
-        sign = -1 if tokens is not None or counts_backwards(self.scheduler) else 1
+        sign, tokens = reading
         pattern = self.layout(axes)
         known = ("model_output", "timestep", "sample")
 
