@@ -44,6 +44,7 @@ from elevator.renoise import renoise as renoise
 from elevator.schedule import Schedule as Schedule
 
 if TYPE_CHECKING:
+    from elevator.hosts.callback import HookCallback as HookCallback
     from elevator.hosts.denoiser import denoiser as denoiser
     from elevator.pipelines.video_elevator import VideoElevatorPipeline as VideoElevatorPipeline
 
@@ -53,6 +54,7 @@ _PRIVATE = {"Any", "TYPE_CHECKING", "importlib"}
 
 # Names that need diffusers load on first use.
 _LAZY = {
+    "HookCallback": "elevator.hosts.callback",
     "denoiser": "elevator.hosts.denoiser",
     "VideoElevatorPipeline": "elevator.pipelines.video_elevator",
 }
