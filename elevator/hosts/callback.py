@@ -82,8 +82,6 @@ class HookCallback(PipelineCallback):
         HookError: a step was left out (`callback_steps` is not 1), or a hook broke its contract.
     """
 
-    tensor_inputs = ["latents"]  # noqa: RUF012  (diffusers' own name for it, a list)
-
     def __init__(
         self,
         hook: Hook[Any],
@@ -107,6 +105,11 @@ class HookCallback(PipelineCallback):
         self._before: Tensor | None = None
         self._last = -1
         self._runs = 0
+
+    @property
+    def tensor_inputs(self) -> list[str]:
+        """What the pipeline is to give."""
+        return ["latents"]
 
     def callback_fn(
         self, pipeline: Any, step_index: int, timesteps: Any, callback_kwargs: dict[str, Any]

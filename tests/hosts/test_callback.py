@@ -218,7 +218,9 @@ def test_every_pipeline_it_knows_gives_what_attach_gives(name: str) -> None:
 
 
 class Louder(PipelineCallback):
-    tensor_inputs = ["prompt_embeds"]  # noqa: RUF012
+    @property
+    def tensor_inputs(self) -> list[str]:
+        return ["prompt_embeds"]
 
     def callback_fn(
         self, pipeline: Any, step_index: int, timesteps: Any, callback_kwargs: dict[str, Any]
