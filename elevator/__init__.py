@@ -44,7 +44,10 @@ from elevator.renoise import renoise as renoise
 from elevator.schedule import Schedule as Schedule
 
 if TYPE_CHECKING:
+    from elevator.hosts.callback import HookCallback as HookCallback
     from elevator.hosts.denoiser import denoiser as denoiser
+    from elevator.hosts.modular import HookBlock as HookBlock
+    from elevator.hosts.modular import insert as insert
     from elevator.pipelines.video_elevator import VideoElevatorPipeline as VideoElevatorPipeline
 
 __version__ = "0.1.0"
@@ -53,7 +56,10 @@ _PRIVATE = {"Any", "TYPE_CHECKING", "importlib"}
 
 # Names that need diffusers load on first use.
 _LAZY = {
+    "HookBlock": "elevator.hosts.modular",
+    "HookCallback": "elevator.hosts.callback",
     "denoiser": "elevator.hosts.denoiser",
+    "insert": "elevator.hosts.modular",
     "VideoElevatorPipeline": "elevator.pipelines.video_elevator",
 }
 

@@ -9,7 +9,7 @@ import torch
 from elevator.errors import CheckError, HookError
 from elevator.hook import Hook
 from elevator.latent import publish_frames
-from elevator.noise import KeyedNoise, Noise, StreamedNoise, global_seed
+from elevator.noise import KeyedNoise, Noise, noise_of_run
 from elevator.patch import Patch
 
 __all__ = ["attach", "check"]
@@ -132,15 +132,7 @@ def attach(
     seeds: tuple[int, ...] = ()
 
     def source(shape: tuple[int, int, int, int, int]) -> Noise:
-        if isinstance(noise, torch.Generator):
-            return StreamedNoise(noise)
-        if noise is not None:
-            return noise
-        # No generator: new noise each run, from the state of the global one, which is only read.
-        own = seeds or (global_seed() + engine.runs,)
-        clips, _, length, _, _ = shape
-        # Image pipelines take one generator per image: a clip's is that of its first frame.
-        return KeyedNoise(own[::length] if len(own) == clips * length else own)
+        return noise_of_run(noise, seeds, engine.runs, shape)
 
     def told(arguments: dict[str, Any]) -> None:
         nonlocal seeds

@@ -19,7 +19,16 @@ from torch import Tensor
 from elevator.errors import HookError
 from elevator.latent import Latent
 
-__all__ = ["Key", "KeyedNoise", "Noise", "RecordedNoise", "StreamedNoise", "global_seed", "seed_of"]
+__all__ = [
+    "Key",
+    "KeyedNoise",
+    "Noise",
+    "RecordedNoise",
+    "StreamedNoise",
+    "global_seed",
+    "noise_of_run",
+    "seed_of",
+]
 
 
 class Key(NamedTuple):
@@ -151,3 +160,28 @@ class RecordedNoise:
 
 def _float(noise: Float[Tensor, "b c f h w"], device: torch.device) -> Latent:
     return noise.to(device=device, dtype=torch.float32)
+
+
+def noise_of_run(
+    noise: Noise | torch.Generator | None,
+    seeds: Sequence[int],
+    runs: int,
+    shape: tuple[int, int, int, int, int],
+) -> Noise:
+    """The source a run draws from, as asked for.
+
+    Args:
+        noise: a source; a generator to stream from; None for noise keyed by `seeds`.
+        seeds: of the host's generators, one per clip or one per frame; without any, every run gets
+            new noise from the state of the global generator, which is only read.
+        runs: runs so far, which tells two runs from the same global state apart.
+        shape: of the run's latents.
+    """
+    if isinstance(noise, torch.Generator):
+        return StreamedNoise(noise)
+    if noise is not None:
+        return noise
+    own = tuple(seeds) or (global_seed() + runs,)
+    clips, _, length, _, _ = shape
+    # Image pipelines take one generator per image: a clip's is that of its first frame.
+    return KeyedNoise(own[::length] if len(own) == clips * length else own)

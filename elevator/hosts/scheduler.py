@@ -29,7 +29,7 @@ from elevator.noise import Noise
 from elevator.renoise import renoise_conflicts, rules
 from elevator.schedule import Schedule
 
-__all__ = ["Engine", "problems_of", "swap_class", "unswap_class"]
+__all__ = ["Engine", "is_hooked", "problems_of", "swap_class", "unswap_class"]
 
 _ENGINE = "_elevator_engine"
 
@@ -346,9 +346,14 @@ def _hooked(base: Any) -> Any:
     return Hooked
 
 
+def is_hooked(scheduler: Any) -> bool:
+    """Whether a scheduler hands its steps to an engine."""
+    return _ENGINE in vars(scheduler)
+
+
 def swap_class(scheduler: Any, engine: Engine) -> None:
     """Make `scheduler` hand its steps to `engine`."""
-    if _ENGINE in vars(scheduler):
+    if is_hooked(scheduler):
         raise CheckError(
             [
                 "this scheduler already carries a hook (pipelines made with from_pipe share one); "

@@ -33,14 +33,20 @@ from elevator.patch import Patch
 __all__ = ["CrossFrameAttention"]
 
 Keys: TypeAlias = Literal["first", "first+previous", "first+own"]
+Backend: TypeAlias = Literal["native", "xformers", "flash", "sage"]
 
 logger = logging.getLogger(__name__)
 
 # Processors that compute plain attention, by name: whichever of them ran a layer, softmax(QK)V is
 # what is lost by replacing it. Fusion of Q, K and V keeps the separate projections in place, and
-# slices are honoured. Those of the second line only choose another kernel.
+# slices and the kernel of xformers are honoured. Those of the last line choose kernels that are
+# not.
 _PLAIN = {"AttnProcessor", "AttnProcessor2_0", "FusedAttnProcessor2_0", "SlicedAttnProcessor"}
-_KERNELS = {"XFormersAttnProcessor", "XLAFlashAttnProcessor2_0", "AttnProcessorNPU"}
+_OWN_BACKEND = {"XFormersAttnProcessor": "xformers"}
+_KERNELS = {"XLAFlashAttnProcessor2_0", "AttnProcessorNPU"}
+
+_unusable: dict[tuple[str, str, torch.dtype, int], str] = {}
+"""Backend, device, dtype and channels per head that were tried in vain, and why."""
 
 _SUPPORTED = "a 2-D diffusers UNet such as UNet2DConditionModel, whose batch rows are the frames"
 
@@ -57,9 +63,14 @@ class CrossFrameAttention(Patch):
     Attributes:
         keys: frames attended to. "first": the first one of the clip (the paper's);
             "first+previous", "first+own": that one and another.
+        backend: kernel of the inflated layers, by diffusers' name for it. None: xformers where it
+            ran the layer before, else what diffusers' `attention_backend`, `set_attention_backend`
+            or `DIFFUSERS_ATTN_BACKEND` chose. A kernel that is not installed, or not made for the
+            layer's device, dtype or head size, gives way to PyTorch's own with one warning.
     """
 
     keys: Keys = "first"
+    backend: Backend | None = None
 
     paper: ClassVar[str | None] = (
         VIDEOELEVATOR
@@ -75,9 +86,14 @@ class CrossFrameAttention(Patch):
     )
 
     def __post_init__(self) -> None:
-        """Refuse an unknown choice of keys."""
+        """Refuse an unknown choice of keys or kernel."""
         if self.keys not in get_args(Keys):
             raise ValueError(f"keys must be one of {', '.join(get_args(Keys))}; got {self.keys!r}")
+        if self.backend not in (None, *get_args(Backend)):
+            raise ValueError(
+                f"backend must be None or one of {', '.join(get_args(Backend))}; "
+                f"got {self.backend!r}"
+            )
 
     def check(self, module: nn.Module) -> Iterable[str]:
         """Why a network cannot be inflated."""
@@ -98,7 +114,7 @@ class CrossFrameAttention(Patch):
         """
         module = getattr(module, "_orig_mod", module)  # the network inside torch.compile's wrapper
         inflated = tuple(
-            (name, attn, _CrossFrameProcessor(self.keys, attn.processor))
+            (name, attn, _CrossFrameProcessor(self.keys, attn.processor, self.backend))
             for name, attn in _self_attention(module)
         )
         before = _processors(module)
@@ -118,10 +134,12 @@ class CrossFrameAttention(Patch):
 class _CrossFrameProcessor:
     """Runs one self-attention layer with the keys and values of other frames."""
 
-    def __init__(self, keys: Keys, plain: Any) -> None:
+    def __init__(self, keys: Keys, plain: Any, backend: str | None) -> None:
         self.keys = keys
         self.plain = plain
         self.slice_size: int | None = getattr(plain, "slice_size", None)
+        # Under this name a network's `set_attention_backend` finds it.
+        self._attention_backend = backend or _OWN_BACKEND.get(type(plain).__name__)
 
     def __call__(
         self,
@@ -172,15 +190,70 @@ class _CrossFrameProcessor:
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, tokens: int) -> Tensor:
         """Attention of `(rows, heads, n, d)`; sliced, `slice_size` heads of one frame at a time."""
+        backend = _name_of(self._attention_backend)
         if self.slice_size is None:
-            return scaled_dot_product_attention(q, k, v, scale=scale)
+            return _attention(q, k, v, scale, backend)
         out = torch.empty_like(q)
         for row, head in product(range(q.shape[0]), range(0, q.shape[1], self.slice_size)):
             some = (slice(row, row + 1), slice(head, head + self.slice_size))
             for start in range(0, q.shape[2], tokens):
                 at = (*some, slice(start, start + tokens))
-                out[at] = scaled_dot_product_attention(q[at], k[some], v[some], scale=scale)
+                out[at] = _attention(q[at], k[some], v[some], scale, backend)
         return out
+
+
+def _name_of(backend: str | None) -> str:
+    """The name of a backend of diffusers; of its active one where none is chosen."""
+    from diffusers.models import attention_dispatch as dispatch
+
+    if backend is None:
+        backend, _ = dispatch._AttentionBackendRegistry.get_active_backend()
+    return str(dispatch.AttentionBackendName(backend).value)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
+    """Attention of `(rows, heads, n, d)` by a backend, or PyTorch's own if that cannot be used."""
+    case = (backend, q.device.type, q.dtype, q.shape[-1])
+    if backend != "native" and case not in _unusable:
+        try:
+            return _dispatched(q, k, v, scale, backend)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # every kernel has errors of its own for what it cannot do
+            _give_up(case, " ".join(str(error).split()) or type(error).__name__)
+    return scaled_dot_product_attention(q, k, v, scale=scale)
+
+
+def _give_up(case: tuple[str, str, torch.dtype, int], why: str) -> None:
+    """Remember that a backend cannot be used for a case, and say so once for every reason."""
+    known = any(backend == case[0] and why == told for (backend, *_), told in _unusable.items())
+    _unusable[case] = why
+    if not known:
+        logger.warning(
+            "%s attention cannot be used on %s for %s and %d channels per head (%s): layers "
+            "inflated by CrossFrameAttention run PyTorch's scaled_dot_product_attention, with the "
+            "same result up to rounding",
+            *case,
+            why,
+        )
+
+
+def _dispatched(q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
+    """Attention of `(rows, heads, n, d)` through diffusers, which wants `(rows, n, heads, d)`."""
+    from diffusers import utils
+    from diffusers.models.attention_dispatch import dispatch_attention_fn
+
+    packages = {
+        "xformers": ("xformers", utils.is_xformers_available),
+        "flash": ("flash-attn", utils.is_flash_attn_available),
+        "sage": ("sageattention", utils.is_sageattention_available),
+    }
+    package, installed = packages.get(backend, (backend, lambda: True))
+    if not installed():
+        raise RuntimeError(f"{package} is not installed")
+    q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+    out: Tensor = dispatch_attention_fn(q, k, v, scale=scale, backend=backend)
+    return out.transpose(1, 2)
 
 
 def _frames_of(rows: int) -> int:
@@ -277,7 +350,7 @@ def _self_attention(module: nn.Module) -> list[tuple[str, Any]]:
         f"{kind}.{name} is run by {processor}, which does more than plain attention and would be "
         "lost; give the layer AttnProcessor2_0 if it can do without, or inflate another network"
         for processor, name in used.items()
-        if processor not in _PLAIN | _KERNELS
+        if processor not in _PLAIN | _KERNELS | _OWN_BACKEND.keys()
     ]
     if problems:
         raise CheckError(problems)

@@ -1,12 +1,15 @@
 """Cross-frame attention against the equation, and what it leaves behind."""
 
+import copy
 import logging
+import types
 from collections.abc import Callable
 from typing import Any
 
 import jaxtyping
 import pytest
 import torch
+from diffusers.models.attention_dispatch import attention_backend
 from diffusers.models.attention_processor import (
     Attention,
     AttnProcessor,
@@ -258,20 +261,245 @@ def test_slicing_computes_no_more_heads_of_a_frame_at_once(
     assert max(seen) == (size, 9)
 
 
-def test_xformers_stands_aside_with_a_message(
+def test_other_kernels_stand_aside_with_a_message(
     fresh_unet: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     with CrossFrameAttention().apply(fresh_unet):
         expected = call(fresh_unet, frames=3)
     assert not caplog.records
-    processors = {
-        f"{name}.processor": XFormersAttnProcessor() for name in self_attention(fresh_unet)
-    }
+    kernel = type("AttnProcessorNPU", (AttnProcessor2_0,), {})
+    processors = {f"{name}.processor": kernel() for name in self_attention(fresh_unet)}
     fresh_unet.set_attn_processor({**fresh_unet.attn_processors, **processors})
     with caplog.at_level(logging.WARNING), CrossFrameAttention().apply(fresh_unet):
         torch.testing.assert_close(call(fresh_unet, frames=3), expected)
-    assert "XFormersAttnProcessor of UNet2DConditionModel stands aside" in caplog.text
+    assert "AttnProcessorNPU of UNet2DConditionModel stands aside" in caplog.text
     assert fresh_unet.attn_processors.items() >= processors.items()
+
+
+# --- kernels --------------------------------------------------------------------------------------
+
+KERNELS = ["xformers", "flash", "sage"]
+PACKAGES = {"xformers": "xformers", "flash": "flash-attn", "sage": "sageattention"}
+INSTALLED = {
+    "xformers": "is_xformers_available",
+    "flash": "is_flash_attn_available",
+    "sage": "is_sageattention_available",
+}
+
+
+class Stub:
+    """Stands for a kernel: counts its calls, computes `(rows, n, heads, d)`, or gives up."""
+
+    def __init__(self, gives_up: Exception | None = None) -> None:
+        self.calls = 0
+        self.gives_up = gives_up
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, *more: Any, **options: Any) -> Tensor:
+        self.calls += 1
+        if self.gives_up is not None:
+            raise self.gives_up
+        (scale,) = more[2:] or (options[n] for n in ("softmax_scale", "sm_scale") if n in options)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+        weights = (scale * q @ k.transpose(-1, -2)).softmax(-1)
+        return (weights @ v).transpose(1, 2)
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stub]:
+    """Puts a stub in the place of a kernel, and forgets what was found unusable."""
+    monkeypatch.setattr("elevator.models.inflate._unusable", {})
+
+    def put(name: str, gives_up: Exception | None = None) -> Stub:
+        stub, dispatch = Stub(gives_up), "diffusers.models.attention_dispatch"
+        monkeypatch.setattr(f"diffusers.utils.{INSTALLED[name]}", lambda: True)
+        monkeypatch.setattr(f"{dispatch}._check_attention_backend_requirements", lambda name: None)
+        if name == "xformers":
+            ops = types.SimpleNamespace(memory_efficient_attention=stub)
+            monkeypatch.setattr(f"{dispatch}.xops", ops)
+        else:
+            function = {"flash": "flash_attn_func", "sage": "sageattn"}[name]
+            monkeypatch.setattr(f"{dispatch}.{function}", stub)
+        return stub
+
+    return put
+
+
+def active() -> Any:
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+
+    return _AttentionBackendRegistry.get_active_backend()[0]
+
+
+@pytest.fixture(autouse=True)
+def _same_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """diffusers' own `set_attention_backend` leaves its choice in the process."""
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+
+    monkeypatch.setattr(_AttentionBackendRegistry, "_active_backend", active())
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("keys", KEYS)
+def test_a_kernel_that_is_asked_for_gives_the_same(
+    unet: Any, kernel: Callable[..., Stub], name: Any, keys: Any
+) -> None:
+    with CrossFrameAttention(keys, "native").apply(unet):
+        expected = call(unet, frames=3)
+    stub, before = kernel(name), active()
+    with CrossFrameAttention(keys, name).apply(unet):
+        got = call(unet, frames=3)
+    assert stub.calls == len(self_attention(unet))
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    assert active() is before
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_slices_run_by_the_kernel_too(kernel: Callable[..., Stub], size: int) -> None:
+    net, x, stub = Layers(), make_latent((4, 9, 16)), kernel("flash")
+    net.attn.set_processor(SlicedAttnProcessor(size))
+    with CrossFrameAttention(backend="flash").apply(net), publish_frames(2):
+        out = net(x)
+    assert stub.calls == 2 * 2 * 2 // size  # clips, frames, heads
+    torch.testing.assert_close(out, cross_frame_attention(net.attn, x, 2, "first"))
+
+
+def test_the_kernel_of_xformers_goes_on_where_it_ran(
+    fresh_unet: Any, kernel: Callable[..., Stub]
+) -> None:
+    with CrossFrameAttention().apply(fresh_unet):
+        expected = call(fresh_unet, frames=3)
+    some = list(self_attention(fresh_unet))[:2]
+    processors = {f"{name}.processor": XFormersAttnProcessor() for name in some}
+    fresh_unet.set_attn_processor({**fresh_unet.attn_processors, **processors})
+    stub = kernel("xformers")
+    with CrossFrameAttention().apply(fresh_unet):
+        torch.testing.assert_close(call(fresh_unet, frames=3), expected, atol=1e-5, rtol=1e-5)
+    assert stub.calls == len(some)
+    with CrossFrameAttention(backend="native").apply(fresh_unet):
+        call(fresh_unet, frames=3)
+    assert stub.calls == len(some)
+    assert fresh_unet.attn_processors.items() >= processors.items()
+
+
+def test_what_diffusers_chose_is_read_at_every_call(
+    fresh_unet: Any, kernel: Callable[..., Stub]
+) -> None:
+    stub, layers = kernel("sage"), len(self_attention(fresh_unet))
+    with CrossFrameAttention().apply(fresh_unet):
+        with attention_backend("sage"):
+            call(fresh_unet, frames=3)
+        assert stub.calls == layers
+        call(fresh_unet, frames=3)
+        assert stub.calls == layers
+    fresh_unet.set_attention_backend("sage")  # before: only diffusers' global choice changes
+    with CrossFrameAttention().apply(fresh_unet):
+        call(fresh_unet, frames=3)
+        assert stub.calls == 2 * layers
+    with CrossFrameAttention(backend="native").apply(fresh_unet):
+        call(fresh_unet, frames=3)
+    assert stub.calls == 2 * layers
+
+
+def test_a_backend_that_is_set_inside_the_block_is_the_layers_own(
+    fresh_unet: Any, kernel: Callable[..., Stub]
+) -> None:
+    stub, layers = kernel("flash"), len(self_attention(fresh_unet))
+    parts = anatomy(fresh_unet)
+    with CrossFrameAttention(backend="native").apply(fresh_unet):
+        fresh_unet.set_attention_backend("flash")
+        with attention_backend("native"):
+            call(fresh_unet, frames=3)
+        assert stub.calls == layers
+        fresh_unet.reset_attention_backend()
+        with attention_backend("native"):
+            call(fresh_unet, frames=3)
+        assert stub.calls == layers
+    assert anatomy(fresh_unet) == parts
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_kernel_that_is_not_installed_gives_way_with_one_message(
+    unet: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: Any
+) -> None:
+    monkeypatch.setattr("elevator.models.inflate._unusable", {})
+    monkeypatch.setattr(f"diffusers.utils.{INSTALLED[name]}", lambda: False)
+    with CrossFrameAttention().apply(unet):
+        expected = call(unet, frames=3)
+    before = active()
+    for _ in range(2):
+        with CrossFrameAttention(backend=name).apply(unet):
+            assert torch.equal(call(unet, frames=3), expected)
+    assert len(caplog.records) == 1
+    message = caplog.records[0].getMessage()
+    assert message.startswith(f"{name} attention cannot be used on cpu for torch.float32 and")
+    assert f"({PACKAGES[name]} is not installed): layers inflated" in message
+    assert active() is before
+
+
+def _head_sizes(unet: Any) -> set[int]:
+    return {attn.inner_dim // attn.heads for attn in self_attention(unet).values()}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("FlashAttention only support fp16 and bf16 data type"),
+        NotImplementedError("No operator found for\n  `memory_efficient_attention_forward`"),
+        ValueError("Unsupported head_dim: 160"),
+        AssertionError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_kernel_that_cannot_run_here_is_tried_once_and_gives_way(
+    unet: Any, kernel: Callable[..., Stub], caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    with CrossFrameAttention().apply(unet):
+        expected = call(unet, frames=3)
+    stub = kernel("flash", error)
+    with CrossFrameAttention(backend="flash").apply(unet):
+        assert torch.equal(call(unet, frames=3), expected)
+        assert torch.equal(call(unet, frames=3), expected)
+    assert stub.calls == len(_head_sizes(unet)) > 1
+    assert len(caplog.records) == 1
+    told = " ".join(str(error).split()) or "AssertionError"
+    assert f"channels per head ({told}): layers" in caplog.text
+    stub.gives_up = None  # what it can do, it does: another dtype
+    double, layers = copy.deepcopy(unet).double(), len(self_attention(unet))
+    calls = stub.calls
+    with CrossFrameAttention(backend="flash").apply(double):
+        call(double, frames=3)
+    assert stub.calls == calls + layers
+
+
+def test_running_out_of_memory_is_no_reason_to_try_another_kernel(
+    unet: Any, kernel: Callable[..., Stub]
+) -> None:
+    kernel("xformers", torch.OutOfMemoryError("out of memory"))
+    with (
+        CrossFrameAttention(backend="xformers").apply(unet),
+        pytest.raises(torch.OutOfMemoryError),
+    ):
+        call(unet, frames=3)
+
+
+@pytest.mark.parametrize(("name", "warned"), [("_native_math", 0), ("flash_hub", 1)])
+def test_other_choices_of_diffusers_are_passed_on(
+    unet: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    warned: int,
+) -> None:
+    from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
+
+    with CrossFrameAttention().apply(unet):
+        expected = call(unet, frames=3)
+    monkeypatch.setattr("elevator.models.inflate._unusable", {})
+    chosen = AttentionBackendName(name)
+    monkeypatch.setattr(_AttentionBackendRegistry, "_active_backend", chosen)
+    with CrossFrameAttention().apply(unet):
+        torch.testing.assert_close(call(unet, frames=3), expected, atol=1e-5, rtol=1e-5)
+    assert len(caplog.records) == warned
 
 
 # --- refusals -------------------------------------------------------------------------------------
@@ -351,6 +579,8 @@ def test_a_second_patch_on_the_same_network_is_refused(fresh_unet: Any) -> None:
 def test_it_is_a_configuration() -> None:
     assert CrossFrameAttention() == CrossFrameAttention("first")
     assert eval(repr(CrossFrameAttention("first+own"))) == CrossFrameAttention("first+own")
+    chosen = CrossFrameAttention(backend="sage")
+    assert eval(repr(chosen)) == chosen != CrossFrameAttention()
     assert hash(CrossFrameAttention()) != hash(CrossFrameAttention("first+previous"))
     assert "2403.05438" in str(CrossFrameAttention.paper)
 
@@ -359,6 +589,8 @@ def test_unknown_keys_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for users
     with pytest.raises(ValueError, match=r"first\+previous, first\+own; got 'last'"):
         CrossFrameAttention("last")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="None or one of native, xformers, flash, sage; got 'fl"):
+        CrossFrameAttention(backend="flex")  # type: ignore[arg-type]
 
 
 # --- with everything else -------------------------------------------------------------------------
