@@ -60,6 +60,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "elevator.samplers": CORE,
     "elevator.models": CORE,
     "elevator.hosts": (*CORE, "elevator.samplers"),
+    "elevator.hosts.called": (*CORE, "elevator.attach", "elevator.hosts"),
     "elevator.recipes": (*CORE, *RUN, *PARTS),
     "elevator.pipelines": (
         *CORE,

@@ -20,6 +20,7 @@ __all__ = [
     "knows_its_frames",
     "latent_shape",
     "network_of",
+    "pixels_of",
     "puts_prompt_first",
     "quiet_deprecation",
     "refusal_of",
@@ -119,6 +120,34 @@ def latent_shape(
         height // scale if height else int(own_height),
         width // scale if width else int(own_width),
     )
+
+
+_SPACE = (
+    "vae_scale_factor_spatial",
+    "vae_spatial_compression_ratio",
+    "vae_spatial_scale_factor",
+    "vae_scale_factor",
+)
+_TIME = (
+    "vae_scale_factor_temporal",
+    "vae_temporal_compression_ratio",
+    "vae_temporal_scale_factor",
+)
+
+
+def pixels_of(pipeline: Any, shape: Sequence[int]) -> dict[str, int]:
+    """The arguments `height`, `width` and `num_frames` of a call for latents `(b, c, f, h, w)`.
+
+    A causal video autoencoder makes one latent frame of the first picture and one of every
+    following few.
+    """
+    _, _, frames, rows, columns = shape
+    space = next(int(getattr(pipeline, name)) for name in _SPACE if hasattr(pipeline, name))
+    time = next((int(getattr(pipeline, name)) for name in _TIME if hasattr(pipeline, name)), 1)
+    sizes = {"height": space * rows, "width": space * columns}
+    sizes["num_frames"] = time * (frames - 1) + 1
+    taken = inspect.signature(type(pipeline).__call__).parameters
+    return {name: size for name, size in sizes.items() if name in taken}
 
 
 def grid_of(pipeline: Any, pattern: str, told: Mapping[str, Any]) -> dict[str, int]:
