@@ -42,8 +42,11 @@ from elevator.renoise import KeepNoise as KeepNoise
 from elevator.renoise import Renoise as Renoise
 from elevator.renoise import renoise as renoise
 from elevator.schedule import Schedule as Schedule
+from elevator.through import Bridge as Bridge
+from elevator.through import through as through
 
 if TYPE_CHECKING:
+    from elevator.hosts.codec import bridge as bridge
     from elevator.hosts.denoiser import denoiser as denoiser
     from elevator.pipelines.video_elevator import VideoElevatorPipeline as VideoElevatorPipeline
 
@@ -53,6 +56,7 @@ _PRIVATE = {"Any", "TYPE_CHECKING", "importlib"}
 
 # Names that need diffusers load on first use.
 _LAZY = {
+    "bridge": "elevator.hosts.codec",
     "denoiser": "elevator.hosts.denoiser",
     "VideoElevatorPipeline": "elevator.pipelines.video_elevator",
 }

@@ -122,6 +122,7 @@ def attach(
     from elevator.hosts.pipeline import (
         grid_of,
         network_of,
+        pixels_per_latent,
         puts_prompt_first,
         seeds_of,
         watch_latents,
@@ -151,7 +152,7 @@ def attach(
             engine.grid = grid_of(pipeline, pattern, arguments)
         count = arguments.get("num_frames")
         if frames is None and count is not None:
-            engine.frames = int(count)
+            engine.frames = (int(count) - 1) // pixels_per_latent(pipeline)[1] + 1
             undo.enter_context(publish_frames(engine.frames))
         elif declared_layout(pipeline) == FRAMES_IN_BATCH and count not in (None, frames):
             raise CheckError(

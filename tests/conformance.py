@@ -11,9 +11,11 @@ from torch import Tensor
 from elevator.combine import at, between, blend, chain, every, identity, stateless, when
 from elevator.filters import LowPass
 from elevator.hook import Hook, Run, Step
+from elevator.hosts.codec import SameSpace
 from elevator.latent import Latent
 from elevator.renoise import FreshNoise, KeepNoise, renoise
 from elevator.samplers import LCM, DDIMInversion, SDEdit
+from elevator.through import through
 from tests.builders import FakeDenoiser, tiny_sd
 
 __all__ = ["CASES", "Case", "Drift", "Jitter", "Trail"]
@@ -188,6 +190,13 @@ CASES: list[Case] = [
             DDIMInversion(invert=FakeDenoiser(), correct=FakeDenoiser()),
         ),
         lambda: renoise(_off(), DDIMInversion(invert=FakeDenoiser(), correct=FakeDenoiser())),
+        draws=True,
+    ),
+    Case(
+        "through",
+        lambda: at({1, 3}, through(SameSpace(), Jitter())),
+        lambda: through(SameSpace(), _off()),
+        speaks=False,
         draws=True,
     ),
     Case(
