@@ -152,7 +152,7 @@ def attach(
             engine.grid = grid_of(pipeline, pattern, arguments)
         count = arguments.get("num_frames")
         if frames is None and count is not None:
-            engine.frames = (int(count) - 1) // pixels_per_latent(pipeline)[1] + 1
+            engine.frames = (int(count) - 1) // engine.pictures + 1
             undo.enter_context(publish_frames(engine.frames))
         elif declared_layout(pipeline) == FRAMES_IN_BATCH and count not in (None, frames):
             raise CheckError(
@@ -170,6 +170,7 @@ def attach(
         frames,
         source,
         prompt_first=puts_prompt_first(pipeline),
+        pictures=pixels_per_latent(pipeline)[1],
     )
     original = type(scheduler)
     with ExitStack() as undo:

@@ -44,6 +44,10 @@ class Bridge(Protocol):
         """The shape there of latents of a shape here."""
         ...
 
+    def pictures_across(self, pictures: int) -> int:
+        """Pictures of a latent frame there, from those of one here."""
+        ...
+
     def check(self, frames: int | None) -> Iterable[str]:
         """Plain sentences, each with its remedy, on why clips of so many frames cannot cross."""
         ...
@@ -62,7 +66,11 @@ class _Through(Hook[Any]):
         return (self.hook,)
 
     def _run(self, run: Run) -> Run:
-        return replace(run, shape=self.bridge.shape_across(run.shape))
+        shape, pictures = (
+            self.bridge.shape_across(run.shape),
+            self.bridge.pictures_across(run.pictures),
+        )
+        return replace(run, shape=shape, pictures=pictures)
 
     def init(self, run: Run) -> Any:
         return self.hook.init(self._run(run))

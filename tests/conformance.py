@@ -134,6 +134,7 @@ CASES: list[Case] = [
         for kind in ("gaussian", "butterworth", "ideal", "box")
     ),
     Case("LowPass-temporal", lambda: LowPass(temporal=0.25), _off),
+    Case("LowPass-fps", lambda: LowPass(temporal=2.0, fps=8.0), _off),
     Case("LowPass-spatial", lambda: LowPass(temporal=None, spatial=0.25), _off),
     Case("LowPass-mean", lambda: LowPass("box", temporal=0.0), _off),
     Case("identity", identity, identity),

@@ -34,6 +34,9 @@ class Double:
         b, c, f, h, w = shape
         return b, c, f // 2, h, w
 
+    def pictures_across(self, pictures: int) -> int:
+        return 2 * pictures
+
     def check(self, frames: int | None) -> Iterable[str]:
         if frames is not None and frames % 2:
             yield f"{frames} frames are odd; give an even number"
@@ -68,13 +71,13 @@ def test_noise_there_has_the_shape_there() -> None:
     seen: list[tuple[int, ...]] = []
 
     def drawing(clean: Latent, step: el.Step) -> Latent:
-        seen.append(tuple(step.draw().shape))
+        seen.append((step.run.pictures, *step.draw().shape))
         return clean + step.draw()
 
     run = make_run(SHAPE)
     hook = through(Double(), el.stateless(drawing))
     hook.update(PAIRS, make_step(run, 0), hook.init(run))
-    assert seen == [(1, 4, 2, 8, 8)]
+    assert seen == [(2, 1, 4, 2, 8, 8)]
 
 
 def test_noise_does_not_cross() -> None:

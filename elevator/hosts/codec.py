@@ -117,6 +117,10 @@ class SameSpace:
         """The shape itself."""
         return shape
 
+    def pictures_across(self, pictures: int) -> int:
+        """As many."""
+        return pictures
+
     def check(self, frames: int | None) -> Iterable[str]:
         """Nothing stands against it."""
         return ()
@@ -149,6 +153,10 @@ class LatentBridge:
     def shape_across(self, shape: Shape) -> Shape:
         """The shape of the other model's latents."""
         return self.there.latent_shape(self.here.frames_shape(shape))
+
+    def pictures_across(self, pictures: int) -> int:
+        """The other autoencoder's."""
+        return self.there.time
 
     def check(self, frames: int | None) -> Iterable[str]:
         """Both must have the same pictures."""

@@ -15,7 +15,7 @@ from elevator.errors import CheckError
 from elevator.hook import Hook, Step
 from elevator.hosts.called import CalledPipeline
 from elevator.hosts.pipeline import knows_its_frames
-from elevator.latent import Latent
+from elevator.latent import Latent, current_frames
 from elevator.level import Level, Prediction
 from tests.tiny_pipelines import NAMES, call, tiny
 
@@ -158,3 +158,18 @@ def test_unknown_arguments_are_named() -> None:
         wan(2.0, strength=0.5)
     with pytest.raises(CheckError, match="UNet2DConditionModel take no strength"):
         el.denoiser(tiny("sd"), "a ring", strength=0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "pictures", "frames"), [("wan", 4, 3), ("ltx", 4, 3), ("sd", 1, 1)]
+)
+def test_hooks_know_how_many_pictures_a_latent_frame_stands_for(
+    name: str, pictures: int, frames: int
+) -> None:
+    pipe = tiny(name)
+    seen: list[Step] = []
+    own = None if knows_its_frames(pipe) else 1
+    with torch.no_grad(), el.attach(pipe, Looking(seen), frames=own):
+        pipe(**call(name))
+        assert current_frames() == frames
+    assert (seen[0].run.pictures, seen[0].run.shape[2]) == (pictures, frames)
