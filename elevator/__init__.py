@@ -42,9 +42,12 @@ from elevator.renoise import KeepNoise as KeepNoise
 from elevator.renoise import Renoise as Renoise
 from elevator.renoise import renoise as renoise
 from elevator.schedule import Schedule as Schedule
+from elevator.through import Bridge as Bridge
+from elevator.through import through as through
 
 if TYPE_CHECKING:
     from elevator.hosts.callback import HookCallback as HookCallback
+    from elevator.hosts.codec import bridge as bridge
     from elevator.hosts.denoiser import denoiser as denoiser
     from elevator.hosts.modular import HookBlock as HookBlock
     from elevator.hosts.modular import insert as insert
@@ -58,6 +61,7 @@ _PRIVATE = {"Any", "TYPE_CHECKING", "importlib"}
 _LAZY = {
     "HookBlock": "elevator.hosts.modular",
     "HookCallback": "elevator.hosts.callback",
+    "bridge": "elevator.hosts.codec",
     "denoiser": "elevator.hosts.denoiser",
     "insert": "elevator.hosts.modular",
     "VideoElevatorPipeline": "elevator.pipelines.video_elevator",

@@ -122,6 +122,7 @@ def attach(
     from elevator.hosts.pipeline import (
         grid_of,
         network_of,
+        pixels_per_latent,
         puts_prompt_first,
         seeds_of,
         watch_latents,
@@ -143,7 +144,7 @@ def attach(
             engine.grid = grid_of(pipeline, pattern, arguments)
         count = arguments.get("num_frames")
         if frames is None and count is not None:
-            engine.frames = int(count)
+            engine.frames = (int(count) - 1) // engine.pictures + 1
             undo.enter_context(publish_frames(engine.frames))
         elif declared_layout(pipeline) == FRAMES_IN_BATCH and count not in (None, frames):
             raise CheckError(
@@ -161,6 +162,7 @@ def attach(
         frames,
         source,
         prompt_first=puts_prompt_first(pipeline),
+        pictures=pixels_per_latent(pipeline)[1],
     )
     original = type(scheduler)
     with ExitStack() as undo:

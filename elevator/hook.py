@@ -30,7 +30,7 @@ class Host:
         solver: class name of the host's scheduler.
         order: network calls per step (2 for Heun and KDPM2).
         prediction: what the host's network predicts.
-        frames: frames of the clip, if known.
+        frames: latent frames of the clip, if known.
         steps: sampling steps of the run, None until it begins.
         renoisable: whether the solver can follow when its latent is replaced.
         clips: whether the solver clips or thresholds the clean estimate.
@@ -56,6 +56,8 @@ class Run:
         dtype: dtype of the host's latents; hooks themselves see float32.
         noise: the source of every random draw.
         first_frame: absolute index of the first frame (chunks of a long clip count on).
+        pictures: pictures a latent frame after the first stands for; more than 1 where the
+            autoencoder is a causal one of videos.
     """
 
     schedule: Schedule
@@ -64,6 +66,7 @@ class Run:
     dtype: torch.dtype
     noise: Noise
     first_frame: int = 0
+    pictures: int = 1
 
 
 def _no_conditional() -> Prediction | None:

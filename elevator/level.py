@@ -18,7 +18,15 @@ from torch import Tensor
 
 from elevator.latent import Latent
 
-__all__ = ["Level", "Parametrisation", "Prediction", "read_clean", "read_output", "write_clean"]
+__all__ = [
+    "Level",
+    "Parametrisation",
+    "Prediction",
+    "read_clean",
+    "read_output",
+    "write_clean",
+    "write_output",
+]
 
 Parametrisation: TypeAlias = Literal["epsilon", "v_prediction", "flow_prediction", "sample"]
 
@@ -100,6 +108,30 @@ def read_clean(output: Latent, noisy: Latent, level: Level, kind: Parametrisatio
     """Only the clean half of `read_output`."""
     factors = _affine(level, kind)
     return (factors.clean_x * noisy.float() + factors.clean_m * output.float()).float()
+
+
+def write_output(prediction: Prediction, level: Level, kind: Parametrisation) -> Latent:
+    """The network's output behind a prediction, in float32: the inverse of `read_output`.
+
+    Args:
+        prediction: clean latent and noise.
+        level: their noise level.
+        kind: what the network predicts.
+    """
+    clean, noise = prediction
+    match kind:
+        case "epsilon":
+            return noise
+        case "sample":
+            return clean
+        case "v_prediction":
+            scale = (level.alpha**2 + level.sigma**2).sqrt()
+            return ((level.alpha * noise - level.sigma * clean) / scale).float()
+        case "flow_prediction":
+            return noise - clean
+    raise ValueError(
+        f"prediction type {kind!r} is unknown; expected one of {get_args(Parametrisation)}"
+    )
 
 
 def write_clean(clean: Latent, noisy: Latent, level: Level, kind: Parametrisation) -> Latent:

@@ -87,7 +87,13 @@ def plan(
     """
     from elevator.attach import check
     from elevator.hosts.coefficients import family_of, prepared, run_schedule
-    from elevator.hosts.pipeline import frames_per_row, kind_of, latent_shape, network_of
+    from elevator.hosts.pipeline import (
+        frames_per_row,
+        kind_of,
+        latent_shape,
+        network_of,
+        pixels_per_latent,
+    )
 
     problems = check(pipeline, hook, frames=frames, steps=steps)
     if problems:
@@ -96,7 +102,8 @@ def plan(
     schedule, order = run_schedule(scheduler), family_of(scheduler).order
     shape = (clips, *latent_shape(pipeline, frames, height, width))
     meta = torch.device("meta")
-    run = Run(schedule, shape, meta, torch.float32, KeyedNoise())
+    _, pictures = pixels_per_latent(pipeline)
+    run = Run(schedule, shape, meta, torch.float32, KeyedNoise(), pictures=pictures)
     blank = torch.empty(shape, device=meta)
     own = frames_per_row(pipeline, frames)
     rows = clips * frames // own * (2 if guided else 1)

@@ -13,6 +13,7 @@ from elevator.models.inflate import CrossFrameAttention
 from elevator.patch import Patch
 from elevator.renoise import renoise
 from elevator.samplers import DDIM, DDIMInversion, SDEdit, Solver
+from elevator.through import Bridge, through
 
 __all__ = ["PRESETS", "Preset", "Recipe", "preset_for", "videoelevator"]
 
@@ -93,6 +94,7 @@ def videoelevator(
     lowpass: Hook[Any] | None = None,
     solver: Solver | None = None,
     fast: bool = False,
+    bridge: Bridge | None = None,
     patches: Sequence[Patch] = (CrossFrameAttention(),),
 ) -> Recipe:
     r"""VideoElevator (Zhang et al. 2024, arXiv 2403.05438, section 3), to attach to a T2I.
@@ -100,7 +102,8 @@ def videoelevator(
     At each refinement step the clean estimate is low-passed over time, noised and denoised by the
     T2V for a few steps, then brought back by DDIM inversion with the T2I; between refinements each
     step is corrected by the inversion's own error. The T2I's self-attention is inflated: every
-    frame attends to the first.
+    frame attends to the first. Models of other kinds, such as flow-matching transformers, go
+    together in the same way; for them leave out the inflation, which is for 2-D U-Nets.
 
     Args:
         t2v: the text-to-video model with the prompt, guidance inside.
@@ -116,6 +119,7 @@ def videoelevator(
         solver: makes the T2V's steps; DDIM by default, `LCM()` for consistency models.
         fast: inversions tell the network each latent's own level, which needs no correction, and
             climb three levels per network call.
+        bridge: the way to the T2V's latents where they are not the T2I's: `el.bridge(t2i, t2v)`.
         patches: changes inside the T2I; `()` leaves frames independent.
 
     Raises:
@@ -141,9 +145,14 @@ def videoelevator(
     indices = [steps - point for point in points]
     if lowpass is None:
         lowpass = LowPass("gaussian", temporal=numbers.temporal, spatial=numbers.spatial)
+    # Timesteps mean the same noise only within one kind of schedule.
+    alike = t2v.schedule.space == invert.schedule.space
+    edit: Hook[Any] = SDEdit(t2v, calls, solver or DDIM(), "timestep" if alike else "snr")
+    if bridge is not None:
+        edit = through(bridge, edit)
     refinement = chain(
         at(indices[:-1], lowpass) if len(indices) > 1 else identity(),
-        at(indices, SDEdit(t2v, calls, solver or DDIM())),
+        at(indices, edit),
     )
     if fast:
         rule = DDIMInversion(invert, stride=FAST_STRIDE, told="own")

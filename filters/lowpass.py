@@ -6,7 +6,7 @@ clean estimate before a video model gives the motion back; the filters are FreeI
 
 import math
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import ClassVar, Literal, TypeAlias, final, get_args
 
 import torch
@@ -62,6 +62,9 @@ class LowPass(Hook[Tensor | None]):
             the mean over all frames, None does not filter along them.
         spatial: stop frequency along height and width, >= 0; usual values 0.25 to 1. 0 keeps only
             the mean of each frame, None does not filter in space.
+        fps: pictures per second of the clip; then `temporal` is in cycles per second. Nyquist is
+            half the latent frames of a second: `fps / 8` where a latent frame stands for four
+            pictures. None: `temporal` is in units of Nyquist.
         order: steepness of `butterworth`, >= 1; the others have none.
         convention: `freeinit` rebuilds the masks of the published code, for comparison with it.
             The same as `nyquist` for gaussian and butterworth at even sizes. Elsewhere they
@@ -70,8 +73,9 @@ class LowPass(Hook[Tensor | None]):
             out. Needs both stop frequencies; 0 in either gives a mask of zeros.
 
     Raises:
-        ValueError: a kind or convention that is unknown, a stop frequency or order out of range,
-            or a stop frequency missing where `freeinit` needs both.
+        ValueError: a kind or convention that is unknown, a stop frequency, rate or order out of
+            range, a rate without `temporal`, or a stop frequency missing where `freeinit` needs
+            both.
     """
 
     paper: ClassVar[str | None] = """\
@@ -88,6 +92,7 @@ class LowPass(Hook[Tensor | None]):
     spatial: float | None = None
     order: int = 4
     convention: Convention = "nyquist"
+    fps: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -105,6 +110,11 @@ class LowPass(Hook[Tensor | None]):
                     f"LowPass {name}={stop!r} is no stop frequency; give a number from 0 up "
                     "(Nyquist = 1), or None to leave that axis unfiltered"
                 )
+        if self.fps is not None and (self.temporal is None or not 0 < self.fps < math.inf):
+            raise ValueError(
+                f"LowPass fps={self.fps!r} with temporal={self.temporal!r} is no rate for a stop "
+                "frequency in cycles per second; give both, fps above 0, or leave fps out"
+            )
         if self.order < 1:
             raise ValueError(
                 f"LowPass order={self.order!r} would not fall off; give an integer from 1 up "
@@ -123,6 +133,8 @@ class LowPass(Hook[Tensor | None]):
         shown.append(f"temporal={self.temporal!r}")
         if self.order != 4:
             shown.append(f"order={self.order!r}")
+        if self.fps is not None:
+            shown.append(f"fps={self.fps!r}")
         if self.convention != "nyquist":
             shown.append(f"convention={self.convention!r}")
         return f"LowPass({', '.join(shown)})"
@@ -134,7 +146,8 @@ class LowPass(Hook[Tensor | None]):
             return None
         sizes = [run.shape[axis] for axis in axes]
         # On the CPU in float64, so that every device filters with the same bits.
-        mask = self._published(sizes) if self.convention == "freeinit" else self._mask(sizes)
+        own = self._in_units_of_nyquist(run)
+        mask = own._published(sizes) if self.convention == "freeinit" else own._mask(sizes)
         mask = mask[..., : sizes[-1] // 2 + 1]
         if bool((mask == 1).all()):
             return None
@@ -157,6 +170,13 @@ class LowPass(Hook[Tensor | None]):
     def acts_at(self, steps: int) -> frozenset[int]:
         """Every step, or none where no axis is filtered."""
         return frozenset(range(steps)) if self._axes() else frozenset()
+
+    def _in_units_of_nyquist(self, run: Run) -> "LowPass":
+        """The same filter without a rate."""
+        if self.fps is None or self.temporal is None:
+            return self
+        nyquist = self.fps / run.pictures / 2
+        return replace(self, temporal=self.temporal / nyquist, fps=None)
 
     def _axes(self) -> tuple[int, ...]:
         """Filtered axes of `b c f h w`."""

@@ -11,9 +11,11 @@ from torch import Tensor
 from elevator.combine import at, between, blend, chain, every, identity, stateless, when
 from elevator.filters import LowPass
 from elevator.hook import Hook, Run, Step
+from elevator.hosts.codec import SameSpace
 from elevator.latent import Latent
 from elevator.renoise import FreshNoise, KeepNoise, renoise
 from elevator.samplers import LCM, DDIMInversion, SDEdit
+from elevator.through import through
 from tests.builders import FakeDenoiser, tiny_sd
 
 __all__ = ["CASES", "Case", "Drift", "Jitter", "Trail"]
@@ -132,6 +134,7 @@ CASES: list[Case] = [
         for kind in ("gaussian", "butterworth", "ideal", "box")
     ),
     Case("LowPass-temporal", lambda: LowPass(temporal=0.25), _off),
+    Case("LowPass-fps", lambda: LowPass(temporal=2.0, fps=8.0), _off),
     Case("LowPass-spatial", lambda: LowPass(temporal=None, spatial=0.25), _off),
     Case("LowPass-mean", lambda: LowPass("box", temporal=0.0), _off),
     Case("identity", identity, identity),
@@ -188,6 +191,13 @@ CASES: list[Case] = [
             DDIMInversion(invert=FakeDenoiser(), correct=FakeDenoiser()),
         ),
         lambda: renoise(_off(), DDIMInversion(invert=FakeDenoiser(), correct=FakeDenoiser())),
+        draws=True,
+    ),
+    Case(
+        "through",
+        lambda: at({1, 3}, through(SameSpace(), Jitter())),
+        lambda: through(SameSpace(), _off()),
+        speaks=False,
         draws=True,
     ),
     Case(

@@ -27,6 +27,7 @@ CORE = (
     "elevator.hook",
     "elevator.combine",
     "elevator.renoise",
+    "elevator.through",
     "elevator.patch",
     "elevator.cite",
 )
@@ -50,6 +51,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "elevator.noise": GROUND,
     "elevator.hook": (*GROUND, "elevator.noise"),
     "elevator.patch": (*GROUND, "elevator.hook"),
+    "elevator.through": (*GROUND, "elevator.noise", "elevator.hook", "elevator.renoise"),
     "elevator.combine": (*GROUND, "elevator.noise", "elevator.hook"),
     "elevator.renoise": (*GROUND, "elevator.noise", "elevator.hook"),
     "elevator.denoise": GROUND,
@@ -60,6 +62,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "elevator.samplers": CORE,
     "elevator.models": CORE,
     "elevator.hosts": (*CORE, "elevator.samplers"),
+    "elevator.hosts.called": (*CORE, "elevator.attach", "elevator.hosts"),
     "elevator.recipes": (*CORE, *RUN, *PARTS),
     "elevator.pipelines": (
         *CORE,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from elevator.denoise import Call, record_call
 from elevator.errors import CheckError
+from elevator.hosts.called import CalledPipeline, called
 from elevator.hosts.coefficients import (
     family_of,
     parametrisation_of,
@@ -141,17 +142,13 @@ _KINDS = {
 }
 
 
-def _network_kind(pipeline: Any) -> str:
-    kind = kind_of(getattr(pipeline, "unet", None))
-    for cls in kind.__mro__:
-        if cls.__name__ in _KINDS:
-            return _KINDS[cls.__name__]
-    raise CheckError(
-        [
-            f"{type(pipeline).__name__} has no network a denoiser can be made of "
-            f"(found {kind.__name__}; supported: {', '.join(_KINDS)})"
-        ]
-    )
+def _network_kind(pipeline: Any) -> str | None:
+    """Which kind of U-Net a pipeline has; None if it takes more than latents, time and text."""
+    network = getattr(pipeline, "unet", None)
+    if getattr(getattr(network, "config", None), "addition_embed_type", None) is not None:
+        return None  # Stable Diffusion XL: pooled text and sizes
+    names = (cls.__name__ for cls in kind_of(network).__mro__)
+    return next((_KINDS[name] for name in names if name in _KINDS), None)
 
 
 def denoiser(
@@ -164,12 +161,15 @@ def denoiser(
     negative_prompt_embeds: Float[Tensor, "n tokens width"] | None = None,
     anchor_every: int | None = None,
     name: str | None = None,
-) -> PipelineDenoiser:
-    """Make a pipeline's network a `Denoiser` for given prompts.
+    **call: Any,
+) -> PipelineDenoiser | CalledPipeline:
+    """Make a pipeline a `Denoiser` for given prompts.
+
+    The U-Nets of Stable Diffusion 1 and 2, ZeroScope and AnimateDiff are called directly; every
+    other pipeline is called as a whole and stopped at its step, with its own guidance.
 
     Args:
-        pipeline: a pipeline with a `UNet2DConditionModel` (frames are its batch), a
-            `UNet3DConditionModel` or a `UNetMotionModel`.
+        pipeline: a pipeline a hook can be attached to.
         prompt: one prompt, or one per clip.
         guidance: guidance scale; 1 uses the prompt alone, in half the work.
         negative_prompt: as `prompt`; None is the empty prompt. Not used where guidance is 1.
@@ -178,13 +178,29 @@ def denoiser(
         anchor_every: frames that share one anchor frame where the network is inflated; None: all
             frames of the clip.
         name: what `el.plan` calls it; the network's class by default.
+        **call: further arguments of the call of a pipeline that is called as a whole, such as
+            `pooled_prompt_embeds`.
 
     Raises:
-        CheckError: the pipeline has no such network or an unknown scheduler, or no prompt was
-            given.
+        CheckError: the scheduler is unknown, no prompt was given, or the pipeline cannot be called
+            like that.
     """
-    _network_kind(pipeline)
     family_of(pipeline.scheduler)
+    if _network_kind(pipeline) is None:
+        return called(
+            pipeline,
+            guidance,
+            name,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            **call,
+        )
+    if call:
+        raise CheckError(
+            [f"denoisers of {kind_of(pipeline.unet).__name__} take no {', '.join(call)}"]
+        )
     if (prompt is None) == (prompt_embeds is None):
         raise CheckError(["a denoiser needs a prompt or prompt_embeds, one of the two"])
     guided = guidance != 1

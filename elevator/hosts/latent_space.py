@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-__all__ = ["same_latent_space"]
+__all__ = ["TOLERANCE", "distance", "probe", "same_latent_space"]
 
-_TOLERANCE = 0.02
+TOLERANCE = 0.02
 """Half precision moves latents by a tenth of that, another encoder by fifty times that."""
 _FAMILY = (
     "choose both from one family: any Stable Diffusion 1.x model goes with ZeroScope, ModelScope "
@@ -56,11 +56,11 @@ def _differences(t2i: Any, t2v: Any) -> Iterator[str]:
                 f"`vae.register_to_config({name}={second})`; otherwise {_FAMILY}"
             )
     if not shapes:
-        apart = _distance(_encode(t2i), _encode(t2v))
-        if not apart <= _TOLERANCE:  # not a number counts as a difference
+        apart = distance(_encode(t2i), _encode(t2v))
+        if not apart <= TOLERANCE:  # not a number counts as a difference
             yield (
                 f"the two VAEs encode the same picture to latents {apart:.0%} apart (allowed: "
-                f"{_TOLERANCE:.0%}), so they are different latent spaces; {_FAMILY}"
+                f"{TOLERANCE:.0%}), so they are different latent spaces; {_FAMILY}"
             )
 
 
@@ -72,8 +72,8 @@ def _downscale(vae: Any) -> int:
     return int(2 ** (len(vae.config.block_out_channels) - 1))
 
 
-def _distance(first: Float[Tensor, "1 c h w"], second: Float[Tensor, "1 c h w"]) -> float:
-    """Relative L2 distance of two latent means."""
+def distance(first: Float[Tensor, "..."], second: Float[Tensor, "..."]) -> float:
+    """Relative L2 distance of two latents."""
     return float((first - second).norm() / torch.maximum(first.norm(), second.norm()))
 
 
@@ -83,12 +83,12 @@ def _encode(pipeline: Any) -> Float[Tensor, "1 c h w"]:
     device = pipeline._execution_device if offloaded else vae.device
     with torch.no_grad():
         latents: Tensor = vae.encode(
-            _probe(8 * _downscale(vae)).to(device, vae.dtype)
+            probe(8 * _downscale(vae)).to(device, vae.dtype)
         ).latent_dist.mode()
     return latents.float().cpu()
 
 
-def _probe(size: int) -> Float[Tensor, "1 3 h w"]:
+def probe(size: int) -> Float[Tensor, "1 3 h w"]:
     """A picture with soft areas, hard edges and a little noise, the same every time."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand((2, 3, 4, 4), generator=generator) * 2 - 1

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from elevator.hosts.layouts import PATCH, declared_layout
+from elevator.hosts.layouts import PATCH, declared_layout, patch_area
 from elevator.hosts.scheduler import Engine
 from elevator.noise import seed_of
 
@@ -20,6 +20,8 @@ __all__ = [
     "knows_its_frames",
     "latent_shape",
     "network_of",
+    "pixels_of",
+    "pixels_per_latent",
     "puts_prompt_first",
     "quiet_deprecation",
     "refusal_of",
@@ -107,18 +109,61 @@ def frames_per_row(pipeline: Any, frames: int) -> int:
 def latent_shape(
     pipeline: Any, frames: int, height: int | None, width: int | None
 ) -> tuple[int, int, int, int]:
-    """(c, f, h, w) of the latents of one clip; sizes in pixels, the network's own by default."""
+    """(c, f, h, w) of the latents of one clip.
+
+    Args:
+        pipeline: the pipeline.
+        frames: pictures of the clip.
+        height: in pixels; the network's own by default.
+        width: as `height`.
+    """
     config: Any = getattr(network_of(pipeline), "config", None)
     own = getattr(config, "sample_size", None) or 64
     own_height, own_width = (own, own) if isinstance(own, int) else own
-    scale = getattr(pipeline, "vae_scale_factor", 8)
-    channels = int(config.in_channels)
+    scale, time = pixels_per_latent(pipeline)
+    channels = int(config.in_channels) // patch_area(declared_layout(pipeline))
     return (
         channels,
-        frames,
+        (frames - 1) // time + 1 if knows_its_frames(pipeline) else frames,
         height // scale if height else int(own_height),
         width // scale if width else int(own_width),
     )
+
+
+_SPACE = (
+    "vae_scale_factor_spatial",
+    "vae_spatial_compression_ratio",
+    "vae_spatial_scale_factor",
+    "vae_scale_factor",
+)
+_TIME = (
+    "vae_scale_factor_temporal",
+    "vae_temporal_compression_ratio",
+    "vae_temporal_scale_factor",
+)
+
+
+def pixels_per_latent(pipeline: Any) -> tuple[int, int]:
+    """Pixels along a side of a latent pixel, and pictures of a latent frame after the first.
+
+    A causal video autoencoder makes one latent frame of the first picture and one of every
+    following few.
+    """
+    space, time = (
+        next((int(getattr(pipeline, name)) for name in names if hasattr(pipeline, name)), default)
+        for names, default in ((_SPACE, 8), (_TIME, 1))
+    )
+    return space, time
+
+
+def pixels_of(pipeline: Any, shape: Sequence[int]) -> dict[str, int]:
+    """The arguments `height`, `width` and `num_frames` of a call for latents `(b, c, f, h, w)`."""
+    _, _, frames, rows, columns = shape
+    space, time = pixels_per_latent(pipeline)
+    sizes = {"height": space * rows, "width": space * columns}
+    sizes["num_frames"] = time * (frames - 1) + 1
+    taken = inspect.signature(type(pipeline).__call__).parameters
+    return {name: size for name, size in sizes.items() if name in taken}
 
 
 def grid_of(pipeline: Any, pattern: str, told: Mapping[str, Any]) -> dict[str, int]:

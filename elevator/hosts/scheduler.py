@@ -57,6 +57,7 @@ class Engine:
         noise: Callable[[tuple[int, int, int, int, int]], Noise],
         *,
         prompt_first: bool = False,
+        pictures: int = 1,
     ) -> None:
         """Bind hook and scheduler.
 
@@ -68,6 +69,7 @@ class Engine:
             noise: makes the noise source of a run, from the shape of its latents.
             prompt_first: whether the pipeline's guided batch has the prompt before the negative
                 prompt.
+            pictures: pictures a latent frame after the first stands for.
         """
         self.scheduler = scheduler
         self.hook = hook
@@ -75,6 +77,7 @@ class Engine:
         self.frames = frames
         self.noise = noise
         self.prompt_first = prompt_first
+        self.pictures = pictures
         self.grid: Mapping[str, int] = {}
         self.prepared = False
         self.runs = 0
@@ -154,7 +157,14 @@ class Engine:
                 noisy.shape[3],
                 noisy.shape[4],
             )
-            self._run = Run(self._schedule, shape, sample.device, sample.dtype, self.noise(shape))
+            self._run = Run(
+                self._schedule,
+                shape,
+                sample.device,
+                sample.dtype,
+                self.noise(shape),
+                pictures=self.pictures,
+            )
             self._state = self.hook.init(self._run)
         predicted = sign * self._read(output, pattern)
         step = self._describe(position, noisy, predicted, sample.ndim, arguments, reading)

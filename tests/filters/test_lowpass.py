@@ -300,6 +300,16 @@ def test_it_claims_no_step_where_it_does_nothing() -> None:
             "LowPass order=0 would not fall off; give an integer from 1 up (4 is usual)",
         ),
         (
+            {"temporal": 2.0, "fps": 0.0},
+            "LowPass fps=0.0 with temporal=2.0 is no rate for a stop frequency in cycles per "
+            "second; give both, fps above 0, or leave fps out",
+        ),
+        (
+            {"temporal": None, "fps": 8.0},
+            "LowPass fps=8.0 with temporal=None is no rate for a stop frequency in cycles per "
+            "second; give both, fps above 0, or leave fps out",
+        ),
+        (
             {"temporal": 0.4, "convention": "freeinit"},
             "LowPass convention='freeinit' filters frames and space together, as the published "
             "code does; give both temporal=... and spatial=..., or drop the convention",
@@ -313,6 +323,20 @@ def test_errors_name_the_remedy(arguments: dict[str, Any], message: str) -> None
     with pytest.raises(ValueError, match="LowPass") as error:
         hook.__post_init__()
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("pictures", [1, 4])
+@pytest.mark.parametrize("more", [{}, {"spatial": 0.5, "convention": "freeinit"}])
+def test_a_stop_frequency_may_be_in_cycles_per_second(pictures: int, more: dict[str, Any]) -> None:
+    """At 16 pictures a second Nyquist is 8 cycles; of one latent in four pictures, 2."""
+    run = dataclasses.replace(make_run((1, 4, 8, 8, 8)), pictures=pictures)
+    nyquist = 8.0 / pictures
+    hook, same = LowPass(temporal=1.0, fps=16.0, **more), LowPass(temporal=1 / nyquist, **more)
+    clean = make_latent(run.shape)
+    got, _ = hook.update(clean, make_step(run), hook.init(run))
+    expected, _ = same.update(clean, make_step(run), same.init(run))
+    assert torch.equal(got, expected)
+    assert "fps=16.0" in repr(hook)
 
 
 def test_errors_are_raised_when_it_is_made() -> None:

@@ -1,0 +1,224 @@
+"""Latents of one model for another: autoencoders as pipelines use them, and hooks across."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+import elevator as el
+from elevator import world, zoo
+from elevator.denoise import Call, count_calls
+from elevator.errors import CheckError
+from elevator.hosts.codec import Codec, LatentBridge, SameSpace, bridge, codec
+from tests.builders import make_run, make_step
+from tests.conformance import Drift
+from tests.tiny_pipelines import call, tiny
+
+VIDEO = ("wan", "ltx", "cog", "hunyuan", "hyv15", "mochi", "kandinsky5")
+LONGER = {"cog": {"num_frames": 9}}
+"""It decodes an even number of latent frames as if there were no single first picture."""
+IMAGE = ("sd", "sdxl", "sd3", "flux", "qwen", "t2vsd", "animatediff", "upscale")
+
+
+ENDS_NOISY = ("t2vsd", "animatediff", "sd", "upscale")
+"""Their last level has noise: the last clean estimate is not what they decode."""
+
+
+@pytest.mark.parametrize("name", [*VIDEO, *IMAGE])
+def test_frames_are_those_of_the_pipeline(name: str) -> None:
+    """What its own call decodes; and latents have the shape that is foretold."""
+    pipe = tiny(name)
+    seen: list[torch.Tensor] = []
+    if name in ("sd3", "flux"):
+        pipe.vae.register_to_config(shift_factor=0.25, scaling_factor=0.5)
+
+    def looking(clean: torch.Tensor, step: el.Step) -> torch.Tensor:
+        seen.append(clean)
+        return clean
+
+    frames = None if name in VIDEO or name in ("t2vsd", "animatediff") else 1
+    with torch.no_grad(), el.attach(pipe, el.stateless(looking), frames=frames):
+        made = pipe(**call(name, output_type="pt", **LONGER.get(name, {})), return_dict=False)[0]
+    clean, own = seen[-1], codec(pipe)
+    if name not in ENDS_NOISY:
+        expected = (made if made.ndim == 5 else made[:, None]) * 2 - 1
+        got = own.decode(clean).clamp(-1, 1).transpose(1, 2)
+        torch.testing.assert_close(got, expected, atol=2e-3, rtol=0)
+    decoded = own.decode(clean)
+    assert decoded.shape == own.frames_shape(five(clean))
+    encoded = own.encode(decoded)
+    assert encoded.shape == clean.shape == own.latent_shape(five(decoded))
+    assert own.encode(decoded.to("meta")).shape == clean.shape
+    assert own.decode(clean.to("meta")).shape == decoded.shape
+
+
+def five(tensor: torch.Tensor) -> tuple[int, int, int, int, int]:
+    b, c, f, h, w = tensor.shape
+    return b, c, f, h, w
+
+
+def zoo_codec() -> Codec:
+    return codec(zoo.load("t2i"), "zoo")
+
+
+def turned(own: Codec) -> tuple[Codec, torch.Tensor]:
+    """The same autoencoder with latents turned in their space: another space, equally good."""
+    channels = len(own.mean)
+    generator = torch.Generator().manual_seed(0)
+    turn, _ = torch.linalg.qr(torch.randn(channels, channels, generator=generator))
+
+    class Turned:
+        config, dtype = own.vae.config, own.vae.dtype
+        encoder = own.vae.encoder
+
+        def encode(self, frames: torch.Tensor) -> Any:
+            latents = own.vae.encode(frames).latent_dist.mode()
+            return SimpleNamespace(latents=torch.einsum("nchw,dc->ndhw", latents, turn))
+
+        def decode(self, latents: torch.Tensor) -> Any:
+            return own.vae.decode(torch.einsum("nchw,cd->ndhw", latents, turn))
+
+    return Codec(Turned(), own.mean, own.spread, own.space, own.time, "turned"), turn
+
+
+@pytest.fixture(scope="module")
+def clip() -> torch.Tensor:
+    """Crisp frames of the built-in world, in [-1, 1]."""
+    frames = world.render(world.draw(2, seed=5), frames=4, seed=6) * 2 - 1
+    return frames.transpose(1, 2)
+
+
+def test_a_round_trip_through_pixels_loses_little(clip: torch.Tensor) -> None:
+    """Where both autoencoders are good: the loss is theirs, about what decoding it twice costs."""
+    own = zoo_codec()
+    other, turn = turned(own)
+    latents = own.encode(clip)
+    across = LatentBridge(own, other)
+    again = own.encode(own.decode(latents).clamp(-1, 1))
+    expected = torch.einsum("bcfhw,dc->bdfhw", again, turn)
+    torch.testing.assert_close(across.across(latents), expected, atol=1e-4, rtol=1e-3)
+    assert 0 < across.loss(latents) < 0.25
+
+
+def test_a_hook_works_on_the_other_models_latents(clip: torch.Tensor) -> None:
+    """In a turned space, turning back what a hook does there is doing it here, but for the loss."""
+    own = zoo_codec()
+    other, turn = turned(own)
+    latents = own.encode(clip)
+    direction = torch.einsum("c,dc->d", torch.ones(len(own.mean)), turn)[:, None, None, None]
+    hook = el.through(LatentBridge(own, other), el.stateless(lambda c, s: c + 0.2 * direction))
+    run = make_run(five(latents))
+    step = make_step(run, 0, clean=latents)
+    changed, _ = hook.update(latents, step, hook.init(run))
+    back = LatentBridge(own, other)
+    still = back.back(back.across(latents))
+    expected = own.encode(own.decode(still + 0.2).clamp(-1, 1))
+    assert float((changed - expected).norm() / expected.norm()) < 0.25
+    assert float((changed - still).mean()) > 0.05
+
+
+def test_the_same_space_is_measured() -> None:
+    t2i, t2v = zoo.load("t2i"), zoo.load("t2v")
+    assert bridge(t2i, t2v) == SameSpace()
+    assert bridge(tiny("sdxl"), tiny("animatediff_sdxl")) == SameSpace()
+    with torch.no_grad():
+        t2v.vae.encoder.conv_in.weight.mul_(1.5)
+    assert isinstance(bridge(t2i, t2v), LatentBridge)
+    assert isinstance(bridge(tiny("qwen"), tiny("wan")), LatentBridge)  # pictures, a causal clip
+
+
+def test_a_pipeline_without_an_autoencoder_is_told() -> None:
+    pipe = tiny("sd")
+    pipe.vae = None
+    with pytest.raises(CheckError, match="StableDiffusionPipeline has no vae"):
+        codec(pipe)
+
+
+def test_clips_that_cannot_cross_are_told() -> None:
+    way = bridge(tiny("qwen"), tiny("wan"))
+    assert [*way.check(5)] == [*way.check(None)] == []
+    (problem,) = way.check(8)
+    assert "4k + 1 pictures, so 8 cannot cross; give 5 or 9 frames" in problem
+    hook = el.through(way, Drift())
+    assert problem in el.check(tiny("qwen"), hook, frames=8)
+
+
+def test_crossing_is_counted() -> None:
+    pipe = tiny("qwen")
+    hook = el.at({1}, el.through(bridge(pipe, tiny("wan")), Drift()))
+    planned = el.plan(pipe, hook, steps=3, frames=5, height=32, width=48)
+    assert planned.hooks == {
+        Call("QwenImagePipeline decoder", 1, 5): 1,
+        Call("WanPipeline encoder", 1, 5): 1,
+        Call("WanPipeline decoder", 1, 2): 1,
+        Call("QwenImagePipeline encoder", 1, 5): 1,
+    }
+
+
+def test_todays_models_elevate_each_other() -> None:
+    """A Qwen-Image T2I lifts a Wan T2V: flow matching, transformers, two latent spaces."""
+    t2i, t2v = tiny("qwen"), tiny("wan")
+    arguments, texts = call("qwen"), call("wan")
+    motion = el.denoiser(
+        t2v,
+        guidance=2.0,
+        prompt_embeds=texts["prompt_embeds"],
+        negative_prompt_embeds=texts["negative_prompt_embeds"],
+        name="T2V",
+    )
+    prompt = {name: arguments[name] for name in ("prompt_embeds", "prompt_embeds_mask")}
+    recipe = el.recipes.videoelevator(
+        motion,
+        el.denoiser(t2i, guidance=1, name="inversion", **prompt),
+        bridge=bridge(t2i, t2v),
+        steps=4,
+        refine=(3, 2),
+        t2v_steps=2,
+        fast=True,
+        patches=(),
+    )
+    given = arguments | {"num_inference_steps": 4, "num_images_per_prompt": 5}
+    assert el.check(t2i, recipe.hook, frames=5, steps=4) == ()
+    with torch.no_grad(), count_calls() as calls:
+        plain = t2i(**given, return_dict=False)[0]
+        with el.attach(t2i, recipe.hook, recipe.patches, frames=5):
+            elevated = t2i(**call("qwen") | {k: given[k] for k in CHANGED}, return_dict=False)[0]
+    assert elevated.shape == plain.shape
+    assert elevated.isfinite().all()
+    assert not torch.equal(elevated, plain)
+    assert sum(made.name == "T2V" for made in calls) == 4
+    planned = el.plan(t2i, recipe.hook, steps=4, frames=5, height=32, width=48)
+    assert planned.hooks == Counter(calls)
+
+
+CHANGED = ("num_inference_steps", "num_images_per_prompt")
+
+
+def test_large_models_of_one_space_need_no_bridge() -> None:
+    """SDXL with AnimateDiff-SDXL: as published, with inflation and both kinds of T2I calls."""
+    t2i, t2v = tiny("sdxl"), tiny("animatediff_sdxl")
+    t2i.scheduler = DDIMScheduler.from_config(t2v.scheduler.config)
+    names = [name for name in call("sdxl") if "prompt" in name]
+    texts = {name: call("sdxl")[name] for name in names}
+    only = {name: text for name, text in texts.items() if not name.startswith("negative")}
+    recipe = el.recipes.videoelevator(
+        el.denoiser(t2v, guidance=3, **texts),
+        el.denoiser(t2i, guidance=1, **only),
+        el.denoiser(t2i, guidance=1, **only),
+        bridge=bridge(t2i, t2v),
+        steps=4,
+        refine=(3, 2),
+        t2v_steps=1,
+    )
+    given = {"num_inference_steps": 4, "num_images_per_prompt": 4}
+    with torch.no_grad():
+        plain = t2i(**call("sdxl") | given, return_dict=False)[0]
+        with el.attach(t2i, recipe.hook, recipe.patches, frames=4):
+            elevated = t2i(**call("sdxl") | given, return_dict=False)[0]
+    assert elevated.isfinite().all()
+    assert not torch.equal(elevated, plain)
