@@ -23,6 +23,7 @@ from torch import Tensor
 from elevator.errors import CheckError, HookError
 from elevator.hook import Hook
 from elevator.hosts.layouts import FRAMES_IN_BATCH
+from elevator.hosts.pipeline import pixels_per_latent
 from elevator.hosts.scheduler import Engine, is_hooked
 from elevator.noise import Noise, noise_of_run
 from elevator.renoise import rules
@@ -162,6 +163,7 @@ class HookCallback(PipelineCallback):
             lambda ndim: str(layout),
             self._frames,
             lambda shape: noise_of_run(self._noise, (), runs, shape),
+            pictures=pixels_per_latent(pipeline)[1],
         )
         engine.begin()
         first = _position(engine.scheduler, timestep)

@@ -23,7 +23,7 @@ from elevator.errors import CheckError, HookError
 from elevator.hook import Hook
 from elevator.hosts.coefficients import family_of
 from elevator.hosts.layouts import layout_of
-from elevator.hosts.pipeline import seeds_of
+from elevator.hosts.pipeline import pixels_per_latent, seeds_of
 from elevator.hosts.scheduler import Engine
 from elevator.noise import Noise, noise_of_run
 from elevator.renoise import rules
@@ -137,6 +137,7 @@ class HookBlock(ModularPipelineBlocks):
             lambda ndim: self._layout or layout_of(components, ndim),
             self._frames,
             lambda shape: noise_of_run(self._noise, seeds, runs, shape),
+            pictures=pixels_per_latent(components)[1],
         )
         engine.begin()
         return engine
