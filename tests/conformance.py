@@ -1,6 +1,7 @@
 """The hooks `test_conformance.py` puts through its checks: a new hook adds a line to `CASES`."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from elevator.combine import at, between, blend, chain, every, identity, stateless, when
-from elevator.filters import LowPass
+from elevator.filters import Clamp, DynamicThreshold, LowPass
 from elevator.hook import Hook, Run, Step
 from elevator.latent import Latent
 from elevator.renoise import FreshNoise, KeepNoise, renoise
@@ -134,6 +135,18 @@ CASES: list[Case] = [
     Case("LowPass-temporal", lambda: LowPass(temporal=0.25), _off),
     Case("LowPass-spatial", lambda: LowPass(temporal=None, spatial=0.25), _off),
     Case("LowPass-mean", lambda: LowPass("box", temporal=0.0), _off),
+    Case("Clamp", lambda: Clamp(-0.5, 0.5), Clamp),
+    Case(
+        "Clamp-channels",
+        lambda: Clamp(high=(0.2, 0.4, 0.6, 0.8)),
+        lambda: Clamp((-1e6, -1e5, -1e6, -1e6), 1e6),
+    ),
+    Case("DynamicThreshold", lambda: DynamicThreshold(0.5), lambda: DynamicThreshold(1e6)),
+    Case(
+        "DynamicThreshold-cut",
+        lambda: DynamicThreshold((0.2, 0.4, 0.6, 0.8), 0.9, rescale=False),
+        lambda: DynamicThreshold(math.inf, rescale=False),
+    ),
     Case("identity", identity, identity),
     Case(
         "chain",
