@@ -14,8 +14,8 @@ from elevator.filters import Clamp, DynamicThreshold, LowPass
 from elevator.hook import Hook, Run, Step
 from elevator.latent import Latent
 from elevator.renoise import FreshNoise, KeepNoise, renoise
-from elevator.samplers import LCM, DDIMInversion, SDEdit
-from tests.builders import FakeDenoiser, tiny_sd
+from elevator.samplers import LCM, DDIMInversion, FreshKnown, Known, SDEdit
+from tests.builders import FakeDenoiser, make_latent, tiny_sd
 
 __all__ = ["CASES", "Case", "Drift", "Jitter", "Trail"]
 
@@ -80,6 +80,15 @@ def soften(clean: Latent, step: Step) -> Latent:
 def unchanged(clean: Latent, step: Step) -> Latent:
     """A function that makes `stateless` neutral."""
     return clean
+
+
+# Known latents that fit runs of any shape: one pixel that repeats.
+KNOWN = make_latent((1, 4, 1, 1, 1), 11)
+PARTLY, NOWHERE = torch.tensor([[0.0], [0.5], [1.0], [1.0]])[..., None, None], torch.zeros(1)
+
+
+def _known() -> Known:
+    return Known(KNOWN, PARTLY)
 
 
 # --- cases ----------------------------------------------------------------------------------------
@@ -201,6 +210,20 @@ CASES: list[Case] = [
             DDIMInversion(invert=FakeDenoiser(), correct=FakeDenoiser()),
         ),
         lambda: renoise(_off(), DDIMInversion(invert=FakeDenoiser(), correct=FakeDenoiser())),
+        draws=True,
+    ),
+    Case("Known", _known, lambda: Known(KNOWN, NOWHERE), speaks=False),
+    Case(
+        "Known-frames",
+        lambda: at({0, 2, 4}, Known(KNOWN, frames=(0, -1))),
+        lambda: Known(KNOWN, frames=()),
+        speaks=False,
+    ),
+    Case(
+        "FreshKnown",
+        lambda: renoise(_known(), FreshKnown(_known())),
+        lambda: renoise(Known(KNOWN, NOWHERE), FreshKnown(Known(KNOWN, NOWHERE))),
+        speaks=False,
         draws=True,
     ),
     Case(
