@@ -1,9 +1,13 @@
 """The hooks `test_conformance.py` puts through its checks: a new hook adds a line to `CASES`."""
 
+import atexit
 import functools
 import math
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -13,6 +17,7 @@ from elevator.combine import at, between, blend, chain, every, identity, statele
 from elevator.filters import Clamp, DynamicThreshold, LowPass
 from elevator.hook import Hook, Run, Step
 from elevator.latent import Latent
+from elevator.preview import ContactSheet, Preview
 from elevator.renoise import FreshNoise, KeepNoise, renoise
 from elevator.samplers import LCM, DDIMInversion, FreshKnown, Known, SDEdit
 from tests.builders import FakeDenoiser, make_latent, tiny_sd
@@ -89,6 +94,24 @@ PARTLY, NOWHERE = torch.tensor([[0.0], [0.5], [1.0], [1.0]])[..., None, None], t
 
 def _known() -> Known:
     return Known(KNOWN, PARTLY)
+
+
+def glance(clean: Latent, step: Step) -> None:
+    """What the `Preview` case looks with: it writes into what it is given, and draws noise."""
+    clean.copy_(torch.rand_like(clean))
+
+
+def first_channels(latents: Latent) -> Tensor:
+    """What the `ContactSheet` case decodes with."""
+    return latents[:, :3].transpose(1, 2).sigmoid()
+
+
+def _sheet() -> ContactSheet:
+    return ContactSheet(_FOLDER / "preview.png", first_channels, columns=2, side=8)
+
+
+_FOLDER = Path(tempfile.mkdtemp(prefix="elevator-"))
+atexit.register(shutil.rmtree, _FOLDER)
 
 
 # --- cases ----------------------------------------------------------------------------------------
@@ -226,6 +249,8 @@ CASES: list[Case] = [
         speaks=False,
         draws=True,
     ),
+    Case("Preview", lambda: Preview(glance), lambda: Preview(glance), speaks=False),
+    Case("ContactSheet", _sheet, lambda: every(2, _sheet()), speaks=False),
     Case(
         "nested",
         lambda: chain(
