@@ -68,7 +68,7 @@ _LAZY = {
 }
 
 
-_MODULES = ("filters", "metrics", "models", "recipes", "samplers", "world", "zoo")
+_MODULES = ("filters", "metrics", "models", "preview", "recipes", "samplers", "world", "zoo")
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,8 @@ from elevator.samplers.ddim import Solved as Solved
 from elevator.samplers.ddim import Solver as Solver
 from elevator.samplers.ddim import sample as sample
 from elevator.samplers.inversion import DDIMInversion as DDIMInversion
+from elevator.samplers.known import FreshKnown as FreshKnown
+from elevator.samplers.known import Known as Known
 from elevator.samplers.lcm import LCM as LCM
 from elevator.samplers.mixed_noise import mixed_noise as mixed_noise
 from elevator.samplers.sdedit import SDEdit as SDEdit

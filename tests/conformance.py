@@ -1,22 +1,28 @@
 """The hooks `test_conformance.py` puts through its checks: a new hook adds a line to `CASES`."""
 
+import atexit
 import functools
+import math
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from elevator.combine import at, between, blend, chain, every, identity, stateless, when
-from elevator.filters import LowPass
+from elevator.filters import Clamp, DynamicThreshold, LowPass
 from elevator.hook import Hook, Run, Step
 from elevator.hosts.codec import SameSpace
 from elevator.latent import Latent
+from elevator.preview import ContactSheet, Preview
 from elevator.renoise import FreshNoise, KeepNoise, renoise
-from elevator.samplers import LCM, DDIMInversion, SDEdit
+from elevator.samplers import LCM, DDIMInversion, FreshKnown, Known, SDEdit
 from elevator.through import through
-from tests.builders import FakeDenoiser, tiny_sd
+from tests.builders import FakeDenoiser, make_latent, tiny_sd
 
 __all__ = ["CASES", "Case", "Drift", "Jitter", "Trail"]
 
@@ -83,6 +89,33 @@ def unchanged(clean: Latent, step: Step) -> Latent:
     return clean
 
 
+# Known latents that fit runs of any shape: one pixel that repeats.
+KNOWN = make_latent((1, 4, 1, 1, 1), 11)
+PARTLY, NOWHERE = torch.tensor([[0.0], [0.5], [1.0], [1.0]])[..., None, None], torch.zeros(1)
+
+
+def _known() -> Known:
+    return Known(KNOWN, PARTLY)
+
+
+def glance(clean: Latent, step: Step) -> None:
+    """What the `Preview` case looks with: it writes into what it is given, and draws noise."""
+    clean.copy_(torch.rand_like(clean))
+
+
+def first_channels(latents: Latent) -> Tensor:
+    """What the `ContactSheet` case decodes with."""
+    return latents[:, :3].transpose(1, 2).sigmoid()
+
+
+def _sheet() -> ContactSheet:
+    return ContactSheet(_FOLDER / "preview.png", first_channels, columns=2, side=8)
+
+
+_FOLDER = Path(tempfile.mkdtemp(prefix="elevator-"))
+atexit.register(shutil.rmtree, _FOLDER)
+
+
 # --- cases ----------------------------------------------------------------------------------------
 
 
@@ -137,6 +170,18 @@ CASES: list[Case] = [
     Case("LowPass-fps", lambda: LowPass(temporal=2.0, fps=8.0), _off),
     Case("LowPass-spatial", lambda: LowPass(temporal=None, spatial=0.25), _off),
     Case("LowPass-mean", lambda: LowPass("box", temporal=0.0), _off),
+    Case("Clamp", lambda: Clamp(-0.5, 0.5), Clamp),
+    Case(
+        "Clamp-channels",
+        lambda: Clamp(high=(0.2, 0.4, 0.6, 0.8)),
+        lambda: Clamp((-1e6, -1e5, -1e6, -1e6), 1e6),
+    ),
+    Case("DynamicThreshold", lambda: DynamicThreshold(0.5), lambda: DynamicThreshold(1e6)),
+    Case(
+        "DynamicThreshold-cut",
+        lambda: DynamicThreshold((0.2, 0.4, 0.6, 0.8), 0.9, rescale=False),
+        lambda: DynamicThreshold(math.inf, rescale=False),
+    ),
     Case("identity", identity, identity),
     Case(
         "chain",
@@ -193,6 +238,22 @@ CASES: list[Case] = [
         lambda: renoise(_off(), DDIMInversion(invert=FakeDenoiser(), correct=FakeDenoiser())),
         draws=True,
     ),
+    Case("Known", _known, lambda: Known(KNOWN, NOWHERE), speaks=False),
+    Case(
+        "Known-frames",
+        lambda: at({0, 2, 4}, Known(KNOWN, frames=(0, -1))),
+        lambda: Known(KNOWN, frames=()),
+        speaks=False,
+    ),
+    Case(
+        "FreshKnown",
+        lambda: renoise(_known(), FreshKnown(_known())),
+        lambda: renoise(Known(KNOWN, NOWHERE), FreshKnown(Known(KNOWN, NOWHERE))),
+        speaks=False,
+        draws=True,
+    ),
+    Case("Preview", lambda: Preview(glance), lambda: Preview(glance), speaks=False),
+    Case("ContactSheet", _sheet, lambda: every(2, _sheet()), speaks=False),
     Case(
         "through",
         lambda: at({1, 3}, through(SameSpace(), Jitter())),

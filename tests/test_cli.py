@@ -20,9 +20,10 @@ from PIL import Image
 
 from elevator import zoo
 from elevator.cli import main
-from elevator.cli.compare import contact_sheet, side_by_side, targets
+from elevator.cli.compare import side_by_side, targets
 from elevator.cli.record import Record
 from elevator.video import io
+from elevator.video.sheet import contact_sheet
 from tests.builders import tiny_sd, tiny_text_to_video
 
 PROMPT = "a red ring moving left"

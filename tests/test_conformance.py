@@ -41,7 +41,9 @@ def test_names_are_unique() -> None:
 
 
 def test_every_public_hook_and_rule_has_a_case() -> None:
-    modules = [importlib.import_module(f"elevator.{name}") for name in ("filters", "samplers")]
+    modules = [
+        importlib.import_module(f"elevator.{name}") for name in ("filters", "preview", "samplers")
+    ]
     public = {
         value
         for module in (elevator, *modules)

@@ -9,21 +9,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from elevator.cli.record import Record, Settings
 from elevator.video.io import as_bytes, kind_of, write_image, write_video
+from elevator.video.sheet import GAP, INK, PAPER, contact_sheet, enlarge, font_for
 
 if TYPE_CHECKING:
     from elevator.pipelines.video_elevator import VideoElevatorPipeline
 
-__all__ = ["contact_sheet", "side_by_side", "targets", "write"]
+__all__ = ["side_by_side", "targets", "write"]
 
-_TINY = 256  # pixels; smaller frames are enlarged by a whole factor
-_SHEET = 2400  # pixels; widest contact sheet
-_MOST = 8  # frames in one row of it
-_GAP = 8
-_PAPER, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 _AT_ONCE = 4  # stills painted at once
 
 
@@ -129,64 +125,19 @@ def _numbers(pipe: VideoElevatorPipeline, settings: Settings) -> Any:
 
 def side_by_side(strips: Sequence[tuple[str, NDArray[np.uint8]]]) -> NDArray[np.uint8]:
     """Frames that show all strips in a row, labelled; (F, H, W, 3) with even sides."""
-    panels = [(label, _enlarge(frames)) for label, frames in strips]
+    panels = [(label, enlarge(frames)) for label, frames in strips]
     height, width = panels[0][1].shape[1:3]
-    font = _font(width)
+    font = font_for(width)
     top = round(1.8 * font.size)
-    size = (len(panels) * (width + _GAP) + _GAP, top + height + _GAP)
+    size = (len(panels) * (width + GAP) + GAP, top + height + GAP)
     size = (size[0] + size[0] % 2, size[1] + size[1] % 2)
     made = []
     for index in range(len(panels[0][1])):
-        page = Image.new("RGB", size, _PAPER)
+        page = Image.new("RGB", size, PAPER)
         draw = ImageDraw.Draw(page)
         for place, (label, frames) in enumerate(panels):
-            left = _GAP + place * (width + _GAP)
-            draw.text((left, top / 2), label, _INK, font, anchor="lm")
+            left = GAP + place * (width + GAP)
+            draw.text((left, top / 2), label, INK, font, anchor="lm")
             page.paste(Image.fromarray(frames[index]), (left, top))
         made.append(np.asarray(page))
     return np.stack(made)
-
-
-def contact_sheet(strips: Sequence[tuple[str, NDArray[np.uint8]]], title: str) -> Image.Image:
-    """One row of frames, evenly chosen, per strip, below the title."""
-    panels = [(label, _enlarge(frames)) for label, frames in strips]
-    count, height, width = panels[0][1].shape[:3]
-    columns = max(1, min(count, _MOST, _SHEET // (width + _GAP)))
-    chosen = np.linspace(0, count - 1, columns).round().astype(int)
-    font = _font(width)
-    line = round(1.8 * font.size)
-    size = (columns * (width + _GAP) + _GAP, 2 * line + len(panels) * (line + height + _GAP))
-    page = Image.new("RGB", size, _PAPER)
-    draw = ImageDraw.Draw(page)
-    draw.text((_GAP, line / 2), _fit(title, font, size[0] - 2 * _GAP), _INK, font, anchor="lm")
-    for column, frame in enumerate(chosen):
-        left = _GAP + column * (width + _GAP)
-        draw.text((left, 1.5 * line), f"frame {frame}", _FAINT, font, anchor="lm")
-    for row, (label, frames) in enumerate(panels):
-        top = 2 * line + row * (line + height + _GAP)
-        draw.text((_GAP, top + line / 2), label, _INK, font, anchor="lm")
-        for column, frame in enumerate(chosen):
-            left = _GAP + column * (width + _GAP)
-            page.paste(Image.fromarray(frames[frame]), (left, top + line))
-    return page
-
-
-def _enlarge(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Tiny frames by a whole factor, pixel by pixel: nothing is invented."""
-    times = max(1, _TINY // min(frames.shape[1:3]))
-    return frames.repeat(times, axis=1).repeat(times, axis=2)
-
-
-def _font(width: int) -> Any:
-    """Pillow's own font, so that a label of the longest kind fits a panel."""
-    return ImageFont.load_default(max(10, min(28, width // 14)))
-
-
-def _fit(text: str, font: Any, width: int) -> str:
-    """A text cut to a width."""
-    text = " ".join(text.split())
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + " ...") > width:
-        text = text[:-1]
-    return text + " ..."
