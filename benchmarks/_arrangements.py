@@ -120,7 +120,6 @@ def composed(
         "uncorrected": DDIMInversion(invert),
         "random noise": el.FreshNoise(),
         "same noise": el.KeepNoise(),
-        "own levels": DDIMInversion(invert, correct, told="own", reuse=True),
         "own levels, uncorrected": DDIMInversion(invert, told="own"),
         "own levels, stride 2": DDIMInversion(invert, told="own", stride=2),
     }
@@ -231,8 +230,7 @@ ABLATIONS: Mapping[str, Way] = MappingProxyType(
         "without the filter": way(elevated, lowpass=el.identity()),
         "without the T2V": way(elevated, t2v_steps=0),
         "without the correction": way(composed, rule="uncorrected"),
-        "inversion told its own levels": way(composed, rule="own levels"),
-        "the same, uncorrected": way(composed, rule="own levels, uncorrected"),
+        "inversion at own levels, uncorrected": way(composed, rule="own levels, uncorrected"),
         "random noise for inversion": way(composed, rule="random noise"),
         "same noise for inversion": way(composed, rule="same noise"),
         "without inflation": way(composed, inflated=False),
@@ -260,10 +258,10 @@ CURVE: Mapping[str, Way] = MappingProxyType(
         "VideoElevator": way(elevated),
         **{
             f"refined at {' '.join(map(str, refine))}": way(elevated, refine=refine)
-            for refine in ((23,), (23, 20, 17), (22, 17, 12, 7))
+            for refine in ((22,), (23, 21, 19), (22, 17, 12, 7))
         },
-        **{f"T2I guidance {value:g}": way(elevated, guidance_scale=value) for value in (3.0, 9.0)},
-        **{f"{count} T2V steps": way(elevated, t2v_steps=count) for count in (2, 8)},
+        **{f"T2I guidance {value:g}": way(elevated, guidance_scale=value) for value in (4.0, 8.0)},
+        **{f"{count} T2V steps": way(elevated, t2v_steps=count) for count in (4,)},
         "stride 2": way(composed, rule="own levels, stride 2"),
     }
 )

@@ -45,7 +45,7 @@ class Group(NamedTuple):
 
 GROUPS: Mapping[str, Group] = {
     "main": Group(MAIN, beside=()),
-    "fast": Group(FAST, 1 / 2),
+    "fast": Group(FAST, 1 / 4),
     "rivals": Group(RIVALS, 3 / 16),
     "removed": Group(ABLATIONS, 3 / 32),
     "other models": Group(STYLED, 3 / 16),

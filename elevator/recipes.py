@@ -61,7 +61,7 @@ PRESETS: dict[str, Preset] = {
     "zeroscope": Preset(24, 50, (45, 35, 25, 15), 8, 0.4, 1.0, 1.5, 7.5, 7.5),
     "lavie": Preset(16, 50, (45, 35, 30, 25, 20, 15), 8, 0.5, 1.0, 1.0, 7.5, 7.5),
     "animatelcm": Preset(16, 30, (26, 21, 15, 9), 6, 0.6, 1.0, 0.5, 7.5, 2.0),
-    "world": Preset(8, 25, (23, 21, 19), 4, 0.4, None, 1.0, 6.0, 4.0),
+    "world": Preset(8, 25, (22, 17, 12), 8, 0.4, None, 1.0, 6.0, 4.0),
 }
 """VideoElevator's published settings, by the T2V they were made for (its example scripts), and
 `world` for the built-in models."""
