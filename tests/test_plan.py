@@ -26,6 +26,7 @@ from tests.builders import (
     tiny_sd,
     tiny_text_to_video,
 )
+from tests.tiny_pipelines import tiny
 
 Shapes = Counter[tuple[str, int, int]]
 
@@ -194,3 +195,17 @@ def test_it_reads_as_a_table() -> None:
     assert lines[1].split() == ["UNet2DConditionModel", "4", "10", "1", "40"]
     assert lines[2].split() == ["my", "T2V", "3", "2", "5", "30"]
     assert lines[3] == "70 frame-forwards, 1.75 times the plain pipeline"
+
+
+def test_frames_of_a_plan_are_pictures() -> None:
+    """Of which Wan's latents hold four a frame, after the first; Qwen-Image's channels are packed."""
+    seen: list[tuple[int, ...]] = []
+
+    def looking(clean: Latent, step: Step) -> Latent:
+        seen.append((step.run.pictures, *clean.shape))
+        return clean
+
+    hook = el.stateless(looking)
+    el.plan(tiny("wan"), hook, steps=1, frames=9, height=16, width=16)
+    el.plan(tiny("qwen"), hook, steps=1, frames=5, height=32, width=48)
+    assert seen == [(4, 1, 16, 3, 2, 2), (1, 1, 16, 5, 8, 12)]
