@@ -198,7 +198,7 @@ def test_it_reads_as_a_table() -> None:
 
 
 def test_frames_of_a_plan_are_pictures() -> None:
-    """Of which Wan's latents hold four a frame, after the first; Qwen-Image's channels are packed."""
+    """Of which Wan's latents hold four a frame; Qwen-Image's network packs patches in channels."""
     seen: list[tuple[int, ...]] = []
 
     def looking(clean: Latent, step: Step) -> Latent:
