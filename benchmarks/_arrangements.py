@@ -258,10 +258,10 @@ CURVE: Mapping[str, Way] = MappingProxyType(
         "VideoElevator": way(elevated),
         **{
             f"refined at {' '.join(map(str, refine))}": way(elevated, refine=refine)
-            for refine in ((22,), (23, 21, 19), (22, 17, 12, 7))
+            for refine in ((23, 21, 19), (22, 17, 12, 7))
         },
-        **{f"T2I guidance {value:g}": way(elevated, guidance_scale=value) for value in (4.0, 8.0)},
-        **{f"{count} T2V steps": way(elevated, t2v_steps=count) for count in (4,)},
+        "T2I guidance 8": way(elevated, guidance_scale=8.0),
+        "4 T2V steps": way(elevated, t2v_steps=4),
         "stride 2": way(composed, rule="own levels, stride 2"),
     }
 )

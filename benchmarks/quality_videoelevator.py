@@ -47,9 +47,9 @@ GROUPS: Mapping[str, Group] = {
     "main": Group(MAIN, beside=()),
     "fast": Group(FAST, 1 / 4),
     "rivals": Group(RIVALS, 3 / 16),
-    "removed": Group(ABLATIONS, 3 / 32),
-    "other models": Group(STYLED, 3 / 16),
-    "curve": Group(CURVE, 3 / 32, beside=(), own=True),
+    "removed": Group(ABLATIONS, 1 / 16),
+    "other models": Group(STYLED, 1 / 8),
+    "curve": Group(CURVE, 1 / 16, beside=(), own=True),
 }
 STYLES = {"ink": world.ink, "neon": world.neon}
 
