@@ -8,7 +8,8 @@ that needs it.
 |---|---|---|
 | none | the host's solver | `chain`, `at`, ... |
 | `KeepNoise` | $\alpha' c' + \sigma' n$, with the host's predicted noise | Upscale-A-Video |
-| `FreshNoise` | $\alpha' c' + \sigma' \eta$, with newly drawn noise | SDEdit, RePaint |
+| `FreshNoise` | $\alpha' c' + \sigma' \eta$, with newly drawn noise | SDEdit |
+| `FreshKnown` (in `elevator.samplers`) | the same where known, else the host's | RePaint |
 | `DDIMInversion` (in `elevator.samplers`) | DDIM inversion of $c'$ | VideoElevator |
 """
 
@@ -192,7 +193,7 @@ class KeepNoise(Renoise[tuple[()]]):
 class FreshNoise(Renoise[tuple[()]]):
     r"""Draw new noise: $x' = \alpha' c' + \sigma' \eta$, with $\eta \sim N(0, I)$.
 
-    As in SDEdit (Meng et al. 2022, arXiv 2108.01073) and RePaint (Lugmayr et al. 2022).
+    As in SDEdit (Meng et al. 2022, arXiv 2108.01073).
     """
 
     paper: ClassVar[str | None] = SDEDIT

@@ -103,8 +103,10 @@ class DynamicThreshold(Hook[Tensor]):
 
     On latents two things differ. A limit per channel makes $s$ a factor on the usual range, the
     same for all channels, so that hues keep their balance. And $l$ is no edge: where $s = 1$ the
-    hook clamps at $l$, so a limit below what real latents reach costs their peaks; one above all
-    of them leaves them alone but acts late.
+    hook clamps at $l$, so a limit below what real latents reach costs their peaks and flattens
+    clips. With the largest values of real latents for limits, the built-in T2V's contrast at
+    guidance 12 comes back from 0.23 to 0.16 (0.14 at its usual guidance); only to cut off, or to
+    clamp, changes hardly anything there (`python -m benchmarks.small_hooks`).
 
     Neutral: `limit=math.inf`, and wherever no value exceeds the limit: the very same latent is
     returned.
@@ -115,8 +117,8 @@ class DynamicThreshold(Hook[Tensor]):
 
     Attributes:
         limit: l > 0, the largest usual $\lvert c\rvert$, in units of the latents: a number, or
-            one per channel. For example the 0.995-quantile, or the largest value, of real clips'
-            latents.
+            one per channel, such as `latents.abs().amax((0, 2, 3, 4)).tolist()` of real clips, as
+            a tuple.
         quantile: p in (0, 1]; 0.995 is usual. 1 cuts nothing off and only scales.
         rescale: divide by s, as the paper does. False only cuts off.
 
