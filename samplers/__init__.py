@@ -7,6 +7,7 @@ from elevator.samplers.ddim import DDIM as DDIM
 from elevator.samplers.ddim import Solved as Solved
 from elevator.samplers.ddim import Solver as Solver
 from elevator.samplers.ddim import sample as sample
+from elevator.samplers.freeinit import reinitialise as reinitialise
 from elevator.samplers.inversion import DDIMInversion as DDIMInversion
 from elevator.samplers.lcm import LCM as LCM
 from elevator.samplers.mixed_noise import mixed_noise as mixed_noise
