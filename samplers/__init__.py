@@ -11,4 +11,5 @@ from elevator.samplers.freeinit import reinitialise as reinitialise
 from elevator.samplers.inversion import DDIMInversion as DDIMInversion
 from elevator.samplers.lcm import LCM as LCM
 from elevator.samplers.mixed_noise import mixed_noise as mixed_noise
+from elevator.samplers.rescheduled_noise import rescheduled_noise as rescheduled_noise
 from elevator.samplers.sdedit import SDEdit as SDEdit

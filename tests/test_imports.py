@@ -49,7 +49,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(GROUND, GROUND),
     "elevator.noise": GROUND,
     "elevator.hook": (*GROUND, "elevator.noise"),
-    "elevator.patch": (*GROUND, "elevator.hook"),
+    "elevator.patch": (*GROUND, "elevator.denoise"),  # what a patch makes of a call
     "elevator.combine": (*GROUND, "elevator.noise", "elevator.hook"),
     "elevator.renoise": (*GROUND, "elevator.noise", "elevator.hook"),
     "elevator.denoise": GROUND,
