@@ -133,12 +133,11 @@ class FrameWindows(Patch):
             return
         if present is not None:
             raise CheckError([f"{original.__name__} is already called on {present!r}; keep one"])
-        # Not `module.__class__ = ...`: compiled networks pass that on to the one inside.
-        object.__setattr__(module, "__class__", _windowed(original, self))
+        module.__class__ = _windowed(original, self)
         try:
             yield
         finally:
-            object.__setattr__(module, "__class__", original)
+            module.__class__ = original
 
 
 def _windowed(base: Any, windows: FrameWindows) -> type:
