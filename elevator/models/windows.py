@@ -172,39 +172,38 @@ def _blend(windows: FrameWindows, network: Any, args: tuple[Any, ...], kwargs: A
         shape = tuple(sample.shape) if isinstance(sample, Tensor) else type(sample).__name__
         raise LayoutError(f"FrameWindows cuts latents of axes b c f h w, got {shape}")
     batch, _, frames, _, _ = sample.shape
-    spans = windows.spans(frames)
+    spans, rows = windows.spans(frames), batch * frames
     if len(spans) == 1:
         return network(*args, **kwargs)
-    total = torch.zeros(frames, device=sample.device)
-    mixed, output = None, None
+    output: Any = None
+    mixed: Tensor | None = None
+    total = torch.zeros(frames, 1, 1, device=sample.device)
     for span in spans:
-        cut = {"batch": batch, "frames": frames, "span": span}
+        given, named = (_cut(one, frames, rows, span) for one in (args, kwargs))
         with publish_frames(len(span)):
-            output = network(*_cut(args, **cut), **_cut(kwargs, **cut))
+            output = network(*given, **named)
         part = output[0].float()
-        near = torch.arange(1, len(span) + 1, device=sample.device, dtype=torch.float32)
+        near = torch.arange(1.0, len(span) + 1, device=sample.device)[:, None, None]
         near = torch.minimum(near, near.flip(0))
         if mixed is None:
             mixed = part.new_zeros((*part.shape[:2], frames, *part.shape[3:]))
-        mixed[:, :, span.start : span.stop] += near[:, None, None] * part
+        mixed[:, :, span.start : span.stop] += near * part
         total[span.start : span.stop] += near
     assert mixed is not None
-    mixed = (mixed / total[:, None, None]).to(output[0].dtype)
+    mixed = (mixed / total).to(output[0].dtype)
     return (mixed, *output[1:]) if isinstance(output, tuple) else type(output)(sample=mixed)
 
 
-def _cut(given: Any, *, batch: int, frames: int, span: range) -> Any:
+def _cut(given: Any, frames: int, rows: int, span: range) -> Any:
     """What belongs to the frames of a window, of anything a network is called with."""
-    inside = {"batch": batch, "frames": frames, "span": span}
     if isinstance(given, dict):
-        return {name: _cut(one, **inside) for name, one in given.items()}
+        return {name: _cut(one, frames, rows, span) for name, one in given.items()}
     if isinstance(given, tuple | list):
-        return type(given)(_cut(one, **inside) for one in given)
+        return type(given)(_cut(one, frames, rows, span) for one in given)
     if not isinstance(given, Tensor):
         return given
     if given.ndim == 5 and given.shape[2] == frames:
         return given[:, :, span.start : span.stop]
-    if given.ndim > 0 and given.shape[0] == batch * frames:
-        rows = given.unflatten(0, (batch, frames))[:, span.start : span.stop]
-        return rows.flatten(0, 1)
+    if given.ndim > 0 and len(given) == rows:
+        return given.unflatten(0, (-1, frames))[:, span.start : span.stop].flatten(0, 1)
     return given
