@@ -27,6 +27,7 @@ __all__ = [
     "StreamedNoise",
     "global_seed",
     "noise_of_run",
+    "one_per_clip",
     "seed_of",
 ]
 
@@ -69,6 +70,27 @@ def seed_of(generator: torch.Generator) -> int:
     """
     state = generator.get_state().numpy().tobytes()
     return int.from_bytes(hashlib.blake2b(state, digest_size=8).digest(), "big") >> 1
+
+
+def one_per_clip(
+    generator: torch.Generator | Sequence[torch.Generator] | None, clips: int
+) -> list[torch.Generator | None]:
+    """The generator each clip's initial noise is drawn from, in order; None is the global one.
+
+    Args:
+        generator: one for all clips, or one per clip.
+        clips: how many clips are drawn.
+
+    Raises:
+        ValueError: the generators are not one per clip.
+    """
+    if generator is None or isinstance(generator, torch.Generator):
+        return [generator] * clips
+    if len(generator) != clips:
+        raise ValueError(
+            f"{len(generator)} generators were given for {clips} clips; give one per clip"
+        )
+    return list(generator)
 
 
 def global_seed() -> int:

@@ -1,13 +1,15 @@
 """Patches: reversible changes inside a network (cross-frame attention, adapters)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import ClassVar
 
 from torch import nn
 
-__all__ = ["Patch"]
+from elevator.denoise import Call
+
+__all__ = ["Patch", "calls_of"]
 
 
 class Patch(ABC):
@@ -22,3 +24,15 @@ class Patch(ABC):
     def check(self, module: nn.Module) -> Iterable[str]:
         """Plain sentences, each with its remedy, on why this patch cannot change `module`."""
         return ()
+
+    def calls(self, call: Call) -> Iterable[Call]:
+        """What becomes of one call of the network, for `el.plan`; the call itself by default."""
+        return (call,)
+
+
+def calls_of(patches: Sequence[Patch], call: Call) -> list[Call]:
+    """What patches, one inside the other, make of one call of the network."""
+    calls = [call]
+    for patch in patches:
+        calls = [part for one in calls for part in patch.calls(one)]
+    return calls

@@ -1,6 +1,7 @@
 """Count network calls before anything runs, by running the hooks on tensors without data."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from elevator.errors import CheckError, ElevatorError
 from elevator.hook import Hook, Run, Step
 from elevator.level import Prediction
 from elevator.noise import KeyedNoise
+from elevator.patch import Patch, calls_of
 
 __all__ = ["Plan", "plan"]
 
@@ -66,6 +68,8 @@ def plan(
     height: int | None = None,
     width: int | None = None,
     guided: bool = True,
+    start: int = 0,
+    patches: Sequence[Patch] = (),
 ) -> Plan:
     """Predict the network calls of a run, by batch, without computing anything.
 
@@ -81,6 +85,8 @@ def plan(
         height: height in pixels; the network's own by default.
         width: width in pixels; the network's own by default.
         guided: whether the pipeline runs classifier-free guidance, which doubles its batch.
+        start: index of the first step that is run; image-to-image begins later than 0.
+        patches: changes inside its network that would be applied.
 
     Raises:
         CheckError: the composition cannot run on this pipeline, or looks at values.
@@ -95,7 +101,7 @@ def plan(
         pixels_per_latent,
     )
 
-    problems = check(pipeline, hook, frames=frames, steps=steps)
+    problems = check(pipeline, hook, patches, frames=frames, steps=steps)
     if problems:
         raise CheckError(problems)
     scheduler = prepared(pipeline.scheduler, steps)
@@ -107,11 +113,12 @@ def plan(
     blank = torch.empty(shape, device=meta)
     own = frames_per_row(pipeline, frames)
     rows = clips * frames // own * (2 if guided else 1)
-    once = Call(kind_of(network_of(pipeline)).__name__, rows, own)
+    once = calls_of(patches, Call(kind_of(network_of(pipeline)).__name__, rows, own))
+    positions = range(start * order, len(scheduler.timesteps))
 
     with count_calls() as calls:
         state = hook.init(run)
-        for position in range(len(scheduler.timesteps)):
+        for position in positions:
             index = position // order
             predicted = Prediction(blank, torch.empty_like(blank))
             step = Step(
@@ -135,4 +142,4 @@ def plan(
                         f"planned without running it ({error})"
                     ]
                 ) from error
-    return Plan(Counter({once: len(scheduler.timesteps)}), Counter(calls))
+    return Plan(Counter(once * len(positions)), Counter(calls))

@@ -1,21 +1,25 @@
 """Named compositions: each paper's defaults live here, in numbers, and nowhere else."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import torch
 
 from elevator.combine import at, chain, identity
 from elevator.denoise import Denoiser
 from elevator.errors import CheckError
 from elevator.filters import LowPass
 from elevator.hook import Hook
+from elevator.hosts.coefficients import training_schedule
+from elevator.latent import Latent
 from elevator.models.inflate import CrossFrameAttention
 from elevator.patch import Patch
 from elevator.renoise import renoise
-from elevator.samplers import DDIM, DDIMInversion, SDEdit, Solver
+from elevator.samplers import DDIM, DDIMInversion, SDEdit, Solver, reinitialise
 from elevator.through import Bridge, through
 
-__all__ = ["PRESETS", "Preset", "Recipe", "preset_for", "videoelevator"]
+__all__ = ["PRESETS", "Preset", "Recipe", "freeinit", "preset_for", "videoelevator"]
 
 
 class Recipe(NamedTuple):
@@ -160,3 +164,54 @@ def videoelevator(
         # The host's own call holds the correction's prediction right after a refinement.
         rule = DDIMInversion(invert, correct, reuse=correct is not None)
     return Recipe(renoise(refinement, rule), tuple(patches))
+
+
+def freeinit(
+    run: Callable[[Latent], Latent],
+    noise: Latent,
+    scheduler: Any,
+    *,
+    iterations: int = 5,
+    lowpass: Hook[Any] | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+) -> Iterator[Latent]:
+    """FreeInit (Wu et al. 2023, arXiv 2312.07537): sample again from noise that a result refined.
+
+    Any pipeline that takes `latents=`, attached hooks included:
+
+        *_, clean = freeinit(
+            lambda latents: pipe(prompt, latents=latents, output_type="latent").frames,
+            noise,
+            pipe.scheduler,
+        )
+
+    Args:
+        run: a whole sampling run, from initial noise to clean latents, both `b c f h w`.
+        noise: standard normal noise the first run starts from.
+        scheduler: the pipeline's, for the noisiest level its network was trained at.
+        iterations: runs in all, >= 1, each at full cost; 5 in the paper, 1 is the plain run.
+        lowpass: what is kept of a result; by default the paper's Butterworth filter of order 4
+            with stop frequencies 0.25 in time and space (Nyquist = 1).
+        generator: of the fresh noise, for the second run on.
+
+    Yields:
+        The clean latents of every run; the last ones are the result.
+
+    Raises:
+        ValueError: fewer than one iteration.
+        CheckError: the scheduler is unknown.
+    """
+    if iterations < 1:
+        raise ValueError(f"freeinit takes iterations >= 1 (1 is the plain run), got {iterations}")
+    schedule = training_schedule(scheduler)
+    kept = LowPass("butterworth", temporal=0.25, spatial=0.25) if lowpass is None else lowpass
+
+    def runs() -> Iterator[Latent]:
+        latents = noise
+        for left in range(iterations - 1, -1, -1):
+            clean = run(latents)
+            yield clean
+            if left:
+                latents = reinitialise(clean, noise, schedule, kept, generator)
+
+    return runs()

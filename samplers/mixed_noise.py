@@ -12,6 +12,7 @@ import torch
 from einops import rearrange
 
 from elevator.latent import Latent
+from elevator.noise import one_per_clip
 
 __all__ = ["mixed_noise"]
 
@@ -39,16 +40,8 @@ def mixed_noise(
     b, c, f, h, w = shape
     if shared < 0:
         raise ValueError(f"the weight of the shared noise must be >= 0, got {shared}")
-    if generator is None or isinstance(generator, torch.Generator):
-        generators: list[torch.Generator | None] = [generator] * b
-    else:
-        generators = list(generator)
-    if len(generators) != b:
-        raise ValueError(
-            f"{len(generators)} generators were given for {b} clips; give one per clip"
-        )
     clips = []
-    for one in generators:
+    for one in one_per_clip(generator, b):
         where = one.device if one is not None else torch.device(device)
         base = torch.randn(1, c, h, w, generator=one, device=where)
         own = torch.randn(f, c, h, w, generator=one, device=where)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from elevator import zoo
 from elevator.cli import main
@@ -204,6 +204,118 @@ def test_the_first_command_of_the_readme_works_and_can_be_made_again(
     assert main(["generate", "--again", "ring.mp4", "-o", "again.mp4"]) == 0
     assert "the same bit for bit" in capsys.readouterr().out
     assert Path("ring.mp4").read_bytes() == Path("again.mp4").read_bytes()
+
+
+# --- starting from a clip -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip of another size and more frames than are made."""
+    file = tmp_path_factory.mktemp("given") / "clip.webp"
+    frames = np.random.default_rng(0).integers(0, 256, (7, 20, 32, 3), np.uint8)
+    io.write_video(frames, file)
+    return file
+
+
+def test_a_clip_to_start_from_counts_and_can_be_made_again(
+    generate: Callable[..., int], given: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = ["--init", str(given), "--size", "24x16"]
+    assert generate(PROMPT, "-o", "ring", *start, "--strength", "0.4") == 0
+    assert generate(PROMPT, "-o", "plain", "--size", "24x16") == 0
+    assert generate(PROMPT, "-o", "noise", *start, "--strength", "1") == 0
+    assert generate(PROMPT, "-o", "wide", *start, "--strength", "0.4", "--init-every", "3") == 0
+    assert frames_of("ring").shape == (3, 16, 24, 3)
+    assert np.array_equal(frames_of("noise"), frames_of("plain"))
+    assert not np.array_equal(frames_of("ring"), frames_of("plain"))
+    assert not np.array_equal(frames_of("wide"), frames_of("ring"))
+    record = Record.read("ring")
+    assert record.settings.init == str(given)
+    assert (record.settings.strength, record.settings.init_every) == (0.4, 1)
+    assert {*record.sha256} == {"t2i", "t2v", "init"}
+    assert "at({3, 4}, SDEdit" in record.hook, "refined in the two of five steps that are run"
+    capsys.readouterr()
+    assert generate("--again", "ring", "-o", "again", "--fps", "3", defaults=False) == 0
+    assert "the same bit for bit" in capsys.readouterr().out
+    assert np.array_equal(frames_of("again"), frames_of("ring"))
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_again_refuses_another_clip(
+    generate: Callable[..., int], given: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    clip = given
+    if kind == "folder":
+        clip = given.parent / "clip"
+        io.write_video(np.zeros((4, 20, 32, 3), np.uint8), clip)
+    assert generate(PROMPT, "-o", "ring.mp4", "--init", str(clip), "--quiet") == 0
+    changed = np.random.default_rng(1).integers(0, 256, (4, 20, 32, 3), np.uint8)
+    io.write_video(changed, clip)
+    assert generate("--again", "ring.mp4", "--quiet", defaults=False) == 2
+    told = capsys.readouterr().err
+    assert re.search(rf"cannot be made again: init \({clip}\) has changed since; put the", told)
+    shutil.rmtree(given.parent)
+    assert generate("--again", "ring.mp4", "--quiet", defaults=False) == 2
+    assert f"no file {clip}: check the name" in capsys.readouterr().err
+    assert generate("--again", "ring.mp4", "--strength", "0.5", defaults=False) == 2
+    assert "drop --strength" in capsys.readouterr().err
+
+
+def test_compare_shows_the_clip_first(generate: Callable[..., int], given: Path) -> None:
+    assert generate(PROMPT, "-o", "plain.webp", "--compare", "--quiet") == 0
+    assert generate(PROMPT, "-o", "ring.webp", "--compare", "--quiet", "--init", str(given)) == 0
+    widths = []
+    for name in ("ring", "plain"):
+        with Image.open(f"{name}-compare.webp") as picture:
+            widths.append(picture.width)
+    assert widths[0] == pytest.approx(widths[1] * 4 / 3, rel=0.01)
+
+
+def test_files_made_before_there_were_clips_can_be_made_again(
+    generate: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate(PROMPT, "-o", "ring.webp") == 0
+    old = io.read_metadata("ring.webp")
+    for name in ("init", "init_every", "strength"):
+        del old["settings"][name]
+    with Image.open("ring.webp") as picture:
+        frames = [frame.copy().convert("RGB") for frame in ImageSequence.Iterator(picture)]
+    io.write_video(frames, "old.webp", 8, old)
+    assert generate("--again", "old.webp", defaults=False) == 0
+    assert "the same bit for bit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--init", "none.mp4"], "no file .*none.mp4: check the name"),
+        (["--init", "CLIP", "--frames", "8"], "clip.webp has 7 of the 8 frames that are"),
+        (["--init", "CLIP", "--init-every", "4"], "has 2 of the 3 frames, 4 apart, that"),
+        (["--init", "TEXT"], "cannot read .*text.mp4: it is damaged or not a video"),
+        (["--init", "CLIP", "--strength", "0"], "0 is not a number above 0 and at most 1"),
+        (["--init", "CLIP", "--strength", "1.1"], "1.1 is not a number above 0 and at most 1"),
+        (["--init", "CLIP", "--strength", "0.1"], "strength 0.1 leaves none of 5 steps to run"),
+        (["--strength", "0.5"], "are about a clip; give --init FILE too"),
+        (["--init-every", "2"], "are about a clip; give --init FILE too"),
+    ],
+)
+def test_clips_that_cannot_be_started_from(
+    generate: Callable[..., int],
+    given: Path,
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    text = given.parent / "text.mp4"
+    text.write_text("no video")
+    paths = {"CLIP": str(given), "TEXT": str(text)}
+    told = [paths.get(argument, argument) for argument in arguments]
+    assert generate(PROMPT, "-o", "ring.mp4", *told) == 2
+    error = capfd.readouterr().err
+    assert re.fullmatch(r"elevator: [^\n]+\n", error), error
+    assert re.search(message, error)
+    assert os.listdir() == []
 
 
 # --- what it refuses ------------------------------------------------------------------------------

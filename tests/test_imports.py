@@ -51,7 +51,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(GROUND, GROUND),
     "elevator.noise": GROUND,
     "elevator.hook": (*GROUND, "elevator.noise"),
-    "elevator.patch": (*GROUND, "elevator.hook"),
+    "elevator.patch": (*GROUND, "elevator.denoise"),  # what a patch makes of a call
     "elevator.through": (*GROUND, "elevator.noise", "elevator.hook", "elevator.renoise"),
     "elevator.combine": (*GROUND, "elevator.noise", "elevator.hook"),
     "elevator.renoise": (*GROUND, "elevator.noise", "elevator.hook"),

@@ -30,6 +30,7 @@ examples:
   elevator generate "a striped red ring moving left on a teal background" -o ring.mp4
   elevator generate "a dotted blue star moving up" -o star.gif --style ink --compare
   elevator generate --again ring.mp4
+  elevator generate "a green ring moving left" -o green.mp4 --init ring.mp4 --strength 0.6
   elevator generate "a dog swimming" -o dog.mp4 --t2i SG161222/Realistic_Vision_V5.1_noVAE \\
       --t2v guoyww/animatediff-motion-adapter-v1-5-2 --size 512 --device cuda
 """
@@ -150,6 +151,24 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         help="LoRA for the T2I; may be given more than once",
     )
     models.add_argument("--style", help="a built-in personalised T2I: ink or neon")
+    init = parser.add_argument_group("start from a clip")
+    init.add_argument(
+        "--init",
+        metavar="FILE",
+        help="a video, GIF or WebP, or a folder of pictures: its first frames, scaled to cover the "
+        "size and cut around their middle",
+    )
+    init.add_argument(
+        "--init-every",
+        type=_count,
+        metavar="N",
+        help="take every Nth of its frames (default: 1)",
+    )
+    init.add_argument(
+        "--strength",
+        type=_share,
+        help="above 0, next to which it is kept, to 1, where nothing of it is left (default: 0.6)",
+    )
     numbers = parser.add_argument_group("numbers")
     numbers.add_argument("--preset", help="zeroscope, lavie, animatelcm, world (default: it fits)")
     numbers.add_argument("--steps", type=_count, help="sampling steps (default: the preset's)")
@@ -208,6 +227,13 @@ def _positive(text: str) -> float:
     number = _number(text)
     if number <= 0:
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return number
+
+
+def _share(text: str) -> float:
+    number = _number(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and at most 1")
     return number
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from elevator.cli.record import Record, Settings
+from elevator.video.clips import fit
 from elevator.video.io import as_bytes, kind_of, write_image, write_video
 from elevator.video.sheet import GAP, INK, PAPER, contact_sheet, enlarge, font_for
 
@@ -44,14 +45,20 @@ def write(
     frames: NDArray[Any],
     out: str,
     record: Record,
+    *,
     quiet: bool = False,
+    init: NDArray[np.uint8] | None = None,
 ) -> tuple[str, str]:
     """Sample both models alone, as the elevated video was, and write the comparison.
+
+    A clip that was started from is shown first.
 
     Returns:
         The two files written.
     """
+    height, width = frames.shape[1:3]
     strips = [
+        *([] if init is None else [_Strip("start", fit(init, width, height))]),
         _Strip("T2V", as_bytes(_film(pipe, settings, frames, quiet))),
         _Strip("T2I, frame by frame", as_bytes(_paint(pipe, settings, frames, quiet))),
         _Strip("elevated", as_bytes(frames)),

@@ -12,13 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from elevator.cli import compare
 from elevator.cli.doctor import require_device
 from elevator.cli.record import Record, RecordError, Settings, hash_frames, hashes, resolve
 from elevator.cli.record import versions as versions_here
 from elevator.errors import CheckError, ElevatorError
+from elevator.video.clips import read_video
 from elevator.video.io import check_image_target, check_target, write_video
 
 if TYPE_CHECKING:
@@ -47,7 +50,8 @@ def run(given: argparse.Namespace) -> int:
             _require_same(before, weights, given.again)
         pipe.set_progress_bar_config(disable=given.quiet, desc="elevating")
         started = time.monotonic()
-        frames = _sample(pipe, settings)
+        init = _init(pipe, settings)
+        frames = _sample(pipe, settings, init)
         record = Record(
             settings=settings,
             sha256=weights,
@@ -59,7 +63,9 @@ def run(given: argparse.Namespace) -> int:
         if not given.quiet:
             print(_told(out, frames, time.monotonic() - started, before, record))
         if given.compare:
-            for written in compare.write(pipe, settings, frames, out, record, given.quiet):
+            for written in compare.write(
+                pipe, settings, frames, out, record, quiet=given.quiet, init=init
+            ):
                 if not given.quiet:
                     print(f"{written}: compared with each model alone")
     return 0
@@ -76,6 +82,8 @@ def _asked(given: argparse.Namespace) -> Settings:
         raise CheckError(["give a file to write, such as -o ring.mp4"])
     if given.style is not None and (given.t2i or given.t2i_config) is not None:
         raise CheckError(["--style chooses a built-in T2I; give it or --t2i, not both"])
+    if given.init is None and (given.strength or given.init_every) is not None:
+        raise CheckError(["--strength and --init-every are about a clip; give --init FILE too"])
     if given.preset is not None:
         from elevator.recipes import preset_for
 
@@ -102,6 +110,9 @@ def _asked(given: argparse.Namespace) -> Settings:
         guidance=given.guidance,
         fps=given.fps or Settings.fps,
         fast=bool(given.fast),
+        init=given.init and str(Path(given.init).resolve()),
+        init_every=given.init_every or Settings.init_every,
+        strength=given.strength,
         device=device,
         dtype=given.dtype or ("fp16" if device.startswith("cuda") else "fp32"),
         threads=torch.get_num_threads(),
@@ -176,6 +187,8 @@ def _require_same(before: Record, weights: dict[str, str], file: str) -> None:
 def _ready(settings: Settings) -> None:
     """Find out whether the machine can, and let it compute the same numbers every time."""
     device = require_device(settings.device)
+    if settings.init is not None:
+        read_video(settings.init, settings.frames or 1, settings.init_every)
     for _, source in settings.checkpoints:
         resolve(source)
     if device.type == "cuda":
@@ -239,7 +252,17 @@ def _require_schedule(settings: Settings, scheduler: Any) -> None:
         )
 
 
-def _sample(pipe: VideoElevatorPipeline, settings: Settings) -> Any:
+def _init(pipe: VideoElevatorPipeline, settings: Settings) -> NDArray[np.uint8] | None:
+    """The frames to start from: as many as will be made."""
+    if settings.init is None:
+        return None
+    from elevator.recipes import preset_for
+
+    own = preset_for(settings.fitting_preset or pipe.preset).frames
+    return read_video(settings.init, settings.frames or own, settings.init_every)
+
+
+def _sample(pipe: VideoElevatorPipeline, settings: Settings, init: NDArray[np.uint8] | None) -> Any:
     try:
         made: Any = pipe(
             settings.prompt,
@@ -251,6 +274,8 @@ def _sample(pipe: VideoElevatorPipeline, settings: Settings) -> Any:
             guidance_scale=settings.guidance,
             preset=settings.fitting_preset,
             fast=settings.fast,
+            init=init,
+            strength=settings.strength,
             generator=torch.Generator().manual_seed(settings.seed),
             output_type="np",
         )
@@ -264,10 +289,13 @@ def _sample(pipe: VideoElevatorPipeline, settings: Settings) -> Any:
 
 
 def _hook(pipe: VideoElevatorPipeline, settings: Settings) -> str:
+    from elevator.pipelines.start import STRENGTH
+
     recipe = pipe.recipe(
         settings.prompt,
         settings.negative,
         num_inference_steps=settings.steps,
+        strength=1.0 if settings.init is None else settings.strength or STRENGTH,
         preset=settings.fitting_preset,
         fast=settings.fast,
     )

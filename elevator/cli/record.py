@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,10 @@ _MADE_BY = "elevator generate"
 _BUILTIN = "zoo:"
 _WORLD = "world"  # the preset of the built-in models
 _CONFIG = "t2i config"
+_INIT = "init"
+
+
+_LATER = {"init": None, "init_every": 1, "strength": None}
 
 
 class RecordError(ElevatorError, ValueError):
@@ -50,19 +54,24 @@ class Settings:
     guidance: float | None = None
     fps: float = 8.0
     fast: bool = False
+    init: str | None = None
+    init_every: int = 1
+    strength: float | None = None
     device: str = "cpu"
     dtype: str = "fp32"
     threads: int = 1
 
     @property
     def checkpoints(self) -> Iterator[tuple[str, str]]:
-        """Role and source of everything a model is made from."""
+        """Role and source of everything frames are made from: models, and a clip."""
         yield "t2i", self.t2i
         if self.t2i_config is not None:
             yield _CONFIG, self.t2i_config
         yield "t2v", self.t2v
         for number, (file, _) in enumerate(self.lora):
             yield f"lora {number}", file
+        if self.init is not None:
+            yield _INIT, self.init
 
     @property
     def fitting_preset(self) -> str | None:
@@ -79,7 +88,7 @@ class Record:
 
     Attributes:
         settings: what was asked.
-        sha256: hash of every checkpoint, by its role.
+        sha256: hash of every checkpoint and of the clip to start from, by its role.
         versions: of Python and of the packages that compute.
         hook: the composition, as its `repr`.
         frames_sha256: hash of the frames before they were encoded.
@@ -122,7 +131,10 @@ class Record:
 
 
 def _settings(found: Mapping[str, Any]) -> Settings:
-    """Settings from JSON; every value must have the type of its field."""
+    """Settings from JSON; every value must have the type of its field.
+
+    What a file made before there was such a setting does not tell has its default.
+    """
     kinds = {
         "str": str,
         "str | None": str,
@@ -132,7 +144,7 @@ def _settings(found: Mapping[str, Any]) -> Settings:
         "float | None": (int, float),
         "bool": bool,
     }
-    values = dict(found)
+    values = {**_LATER, **found}
     values["lora"] = tuple((str(file), float(scale)) for file, scale in values["lora"])
     for field in fields(Settings):
         value, kind = values[field.name], str(field.type)
@@ -172,12 +184,15 @@ def resolve(source: str) -> str:
 
 
 def hashes(settings: Settings) -> dict[str, str]:
-    """SHA-256 of every checkpoint, by its role; all are on this disk by now."""
+    """SHA-256 of every checkpoint and clip, by its role; all are on this disk by now."""
     from elevator.hosts.checkpoints import fingerprint
 
     found = {}
     for role, source in settings.checkpoints:
         place = resolve(source)
+        if role == _INIT:
+            found[role] = _hash_clip(Path(source))
+            continue
         if role == _CONFIG:
             found[role] = _hash_config(Path(place))
             continue
@@ -193,6 +208,17 @@ def _hash_config(folder: Path) -> str:
     if not folder.is_dir():
         return ""
     files = sorted(file for kind in ("*.json", "*.txt") for file in folder.rglob(kind))
+    return _hash_files(files, folder)
+
+
+def _hash_clip(path: Path) -> str:
+    """SHA-256 of a video, or of a folder's files and their names."""
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    return _hash_files(sorted(file for file in path.iterdir() if file.is_file()), path)
+
+
+def _hash_files(files: Sequence[Path], folder: Path) -> str:
     digest = hashlib.sha256()
     for file in files:
         content = hashlib.sha256(file.read_bytes()).hexdigest()

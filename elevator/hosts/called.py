@@ -9,7 +9,7 @@ it prepares its own, and stopped where its scheduler is handed the guided predic
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NoReturn, final
@@ -33,6 +33,7 @@ from elevator.hosts.layouts import layout_of, to_host
 from elevator.hosts.pipeline import kind_of, knows_its_frames, network_of, pixels_of
 from elevator.latent import Latent
 from elevator.level import Level, Prediction, read_output, write_output
+from elevator.patch import Patch, calls_of
 from elevator.schedule import Schedule
 
 __all__ = ["CalledPipeline", "called"]
@@ -52,12 +53,14 @@ class CalledPipeline:
             frames, steps, latents and generator are told by the latent it is given.
         guided: whether its guidance doubles the work, for `el.plan`.
         name: what `el.plan` calls it.
+        patches: changes inside its network while it is called from here.
     """
 
     pipeline: Any
     arguments: Mapping[str, Any]
     guided: bool
     name: str
+    patches: tuple[Patch, ...] = ()
     _texts: dict[tuple[int, int], Any] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
@@ -82,7 +85,8 @@ class CalledPipeline:
         clips, frames = noisy.shape[0], noisy.shape[2]
         own_frames = knows_its_frames(self.pipeline)
         rows = clips * (2 if self.guided else 1) * (1 if own_frames else frames)
-        record_call(Call(self.name, rows, frames if own_frames else 1))
+        for made in calls_of(self.patches, Call(self.name, rows, frames if own_frames else 1)):
+            record_call(made)
         if noisy.is_meta:
             return Prediction(torch.empty_like(noisy), torch.empty_like(noisy))
         timestep = level.timestep
@@ -102,7 +106,7 @@ class CalledPipeline:
         """Run one step from these latents."""
         view = self._view(latents, level)
         try:
-            with torch.no_grad(), attach(view, _Stop(), frames=frames):
+            with torch.no_grad(), attach(view, _Stop(), self.patches, frames=frames):
                 view(**self._told(latents, frames))
         except _StoppedError as stopped:
             if stopped.step.options.get("per_token_timesteps") is not None:
@@ -149,13 +153,20 @@ class CalledPipeline:
         return encoded
 
 
-def called(pipeline: Any, guidance: float, name: str | None, **call: Any) -> CalledPipeline:
+def called(
+    pipeline: Any,
+    guidance: float,
+    name: str | None,
+    patches: Sequence[Patch] = (),
+    **call: Any,
+) -> CalledPipeline:
     """A whole pipeline as a denoiser.
 
     Args:
         pipeline: any pipeline a hook can be attached to.
         guidance: classifier-free guidance scale; 1 for none.
         name: what `el.plan` calls it; the network's class by default.
+        patches: changes inside the network while it is called from here.
         **call: further arguments of the pipeline's call; None is left out.
 
     Raises:
@@ -185,7 +196,9 @@ def called(pipeline: Any, guidance: float, name: str | None, **call: Any) -> Cal
         raise CheckError(
             [f"{cls.__name__} takes no {', '.join(unknown)}; it takes {', '.join(names)}"]
         )
-    return CalledPipeline(pipeline, given, guided, name or kind_of(network).__name__)
+    return CalledPipeline(
+        pipeline, given, guided, name or kind_of(network).__name__, tuple(patches)
+    )
 
 
 _CONDITIONS = (

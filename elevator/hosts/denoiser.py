@@ -1,6 +1,8 @@
 """A diffusers pipeline's network as a `Denoiser`, with guidance inside."""
 
 import copy
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,9 +22,10 @@ from elevator.hosts.coefficients import (
     training_schedule,
 )
 from elevator.hosts.layouts import FRAMES_IN_BATCH, from_host, to_host
-from elevator.hosts.pipeline import kind_of
+from elevator.hosts.pipeline import kind_of, network_of
 from elevator.latent import Latent, publish_frames
 from elevator.level import Level, Prediction, read_output
+from elevator.patch import Patch, calls_of
 from elevator.schedule import Schedule
 
 __all__ = ["PipelineDenoiser", "denoiser"]
@@ -42,6 +45,7 @@ class PipelineDenoiser:
         guidance: guidance scale g.
         anchor_every: frames sharing one anchor in an inflated network; None: all of the clip.
         name: what `el.plan` calls it.
+        patches: changes inside the network while it is called from here.
     """
 
     pipeline: Any
@@ -50,6 +54,7 @@ class PipelineDenoiser:
     guidance: float
     anchor_every: int | None
     name: str
+    patches: tuple[Patch, ...] = ()
 
     def __repr__(self) -> str:
         return (
@@ -103,10 +108,15 @@ class PipelineDenoiser:
         if kind != "video":  # image and motion networks take one row of text per frame
             text = repeat(text, "b l d -> (b f) l d", f=frames)
         per_row = 1 if kind == "image" else frames
-        record_call(Call(self.name, sample.shape[0], per_row))
+        for call in calls_of(self.patches, Call(self.name, sample.shape[0], per_row)):
+            record_call(call)
         if noisy.is_meta:
             return torch.empty_like(noisy)
-        with torch.no_grad(), publish_frames(self.anchor_every or frames):
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(publish_frames(self.anchor_every or frames))
+            for patch in self.patches:
+                stack.enter_context(patch.apply(network))
             output: Tensor = network(
                 sample,
                 _told(timestep, sample.device),
@@ -161,6 +171,7 @@ def denoiser(
     negative_prompt_embeds: Float[Tensor, "n tokens width"] | None = None,
     anchor_every: int | None = None,
     name: str | None = None,
+    patches: Sequence[Patch] = (),
     **call: Any,
 ) -> PipelineDenoiser | CalledPipeline:
     """Make a pipeline a `Denoiser` for given prompts.
@@ -178,19 +189,26 @@ def denoiser(
         anchor_every: frames that share one anchor frame where the network is inflated; None: all
             frames of the clip.
         name: what `el.plan` calls it; the network's class by default.
+        patches: changes inside the network while it is called from here, such as `FrameWindows`
+            for clips longer than a T2V was trained on.
         **call: further arguments of the call of a pipeline that is called as a whole, such as
             `pooled_prompt_embeds`.
 
     Raises:
-        CheckError: the scheduler is unknown, no prompt was given, or the pipeline cannot be called
-            like that.
+        CheckError: the scheduler is unknown, a patch cannot change the network, no prompt was
+            given, or the pipeline cannot be called like that.
     """
     family_of(pipeline.scheduler)
+    network: Any = network_of(pipeline)
+    problems = [problem for patch in patches for problem in patch.check(network)]
+    if problems:
+        raise CheckError(problems)
     if _network_kind(pipeline) is None:
         return called(
             pipeline,
             guidance,
             name,
+            patches,
             prompt=prompt,
             negative_prompt=negative_prompt,
             prompt_embeds=prompt_embeds,
@@ -221,4 +239,5 @@ def denoiser(
         guidance=guidance,
         anchor_every=anchor_every,
         name=name or kind_of(pipeline.unet).__name__,
+        patches=tuple(patches),
     )

@@ -16,6 +16,7 @@ from diffusers import (
     TextToVideoSDPipeline,
     UNetMotionModel,
 )
+from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.utils import BaseOutput
@@ -41,6 +42,15 @@ from elevator.hosts.pipeline import quiet_deprecation
 from elevator.hosts.sources import Source, failed, index_of, locate, require_weights
 from elevator.latent import Latent
 from elevator.pipelines.arguments import clips_and_negatives, frame_size, given_or, require
+from elevator.pipelines.start import (
+    STRENGTH,
+    Clip,
+    ContinuedPipeline,
+    first_step,
+    frames_of,
+    init_latents,
+    noised,
+)
 from elevator.plan import Plan, plan
 from elevator.recipes import Preset, Recipe, preset_for, videoelevator
 from elevator.samplers import DDIM, LCM, mixed_noise
@@ -240,6 +250,15 @@ class VideoElevatorPipeline(
         )
         return self._dress(view)
 
+    def _continued(self) -> ContinuedPipeline:
+        """The T2I, to start from latents at the level of a later step."""
+        view = ContinuedPipeline(**self.t2i.components, requires_safety_checker=False)
+        channels = self.vae.config.latent_channels  # by which latents are told from pictures
+        view.image_processor = VaeImageProcessor(
+            self.vae_scale_factor, vae_latent_channels=channels
+        )
+        return self._dress(view)
+
     @property
     def t2v(self) -> TextToVideoSDPipeline | AnimateDiffPipeline:
         """The T2V as a pipeline of its own, on the same components."""
@@ -274,6 +293,7 @@ class VideoElevatorPipeline(
         *,
         num_inference_steps: int | None = None,
         video_guidance_scale: float | None = None,
+        strength: float = 1.0,
         preset: str | Preset | None = None,
         refine: Sequence[int] | None = None,
         t2v_steps: int | None = None,
@@ -288,6 +308,17 @@ class VideoElevatorPipeline(
     ) -> Recipe:
         """The hook and the patches a call with these arguments attaches; see `__call__`."""
         numbers = self._preset(preset)
+        steps = given_or(num_inference_steps, numbers.steps)
+        run = steps - first_step(strength, steps)
+        early = [point for point in refine or () if run < point <= steps]
+        if early:
+            raise CheckError(
+                [
+                    f"refinement points {early} lie before the start: at strength {strength:g} the "
+                    f"last {run} of {steps} steps are run; give points from {run} to 1, or more "
+                    "strength"
+                ]
+            )
         clips, negatives = clips_and_negatives(prompt, negative_prompt, prompt_embeds)
         if prompt is None and video_prompt_embeds is None:
             raise CheckError(
@@ -319,8 +350,8 @@ class VideoElevatorPipeline(
                 name="T2I correction",
             ),
             preset=numbers,
-            steps=num_inference_steps,
-            refine=refine,
+            steps=steps,
+            refine=numbers.refine_at(run) if refine is None else refine,
             t2v_steps=t2v_steps,
             lowpass=lowpass,
             solver=LCM() if lcm else DDIM(eta),
@@ -338,6 +369,7 @@ class VideoElevatorPipeline(
         height: int | None = None,
         width: int | None = None,
         guidance_scale: float | None = None,
+        strength: float = 1.0,
         **call: Any,
     ) -> Plan:
         """How many network calls a call with these arguments makes; nothing is computed.
@@ -348,18 +380,21 @@ class VideoElevatorPipeline(
             height: as for `__call__`.
             width: as for `__call__`.
             guidance_scale: as for `__call__`.
+            strength: as for `__call__` with `init`; 1 is a run without.
             **call: any argument of `recipe`.
         """
         numbers = self._preset(call.get("preset"))
+        steps = given_or(call.get("num_inference_steps"), numbers.steps)
         return plan(
             self.t2i,
-            self.recipe(prompt, **call).hook,
-            steps=given_or(call.get("num_inference_steps"), numbers.steps),
+            self.recipe(prompt, strength=strength, **call).hook,
+            steps=steps,
             frames=given_or(num_frames, numbers.frames),
             clips=clips_and_negatives(prompt, None, call.get("prompt_embeds"))[0],
             height=height,
             width=width,
             guided=given_or(guidance_scale, numbers.guidance) > 1,
+            start=first_step(strength, steps),
         )
 
     @torch.no_grad()
@@ -374,6 +409,8 @@ class VideoElevatorPipeline(
         guidance_scale: float | None = None,
         video_guidance_scale: float | None = None,
         *,
+        init: Clip | None = None,
+        strength: float | None = None,
         preset: str | Preset | None = None,
         refine: Sequence[int] | None = None,
         t2v_steps: int | None = None,
@@ -401,15 +438,23 @@ class VideoElevatorPipeline(
             negative_prompt: what to avoid, for both models; "" by default.
             height: in pixels, a multiple of the VAE's factor; the T2I's own by default.
             width: as `height`.
-            num_frames: frames per clip; the preset's by default.
+            num_frames: frames per clip; those of `latents` or `init`, or the preset's, by default.
             num_inference_steps: sampling steps; the preset's by default.
             guidance_scale: of the T2I; 1 or less runs without guidance.
             video_guidance_scale: of the T2V.
+            init: a clip to start from: frames (PIL images or an array (f, h, w, 3) of floats in
+                [0, 1] or of bytes), the same for every prompt, or clean latents (b, c, f, h, w).
+                Its first `num_frames` are taken; frames are scaled to cover height and width, cut
+                around their middle and encoded by the T2I's VAE.
+            strength: how much of the way back to noise `init` goes, in (0, 1], as in diffusers: the
+                last int(steps * strength) steps are run; 0.6 by default. At 1 all are, from pure
+                noise, and only the clip's length is left of it.
             preset: `zeroscope`, `lavie`, `animatelcm`, `world` (for the built-in models) or
                 numbers of your own; by default one of the first three, by the T2V's scheduler.
                 Arguments given beside it override it.
             refine: refinement points as steps remaining, e.g. (45, 35, 25, 15) of 50; () never
-                refines, which leaves the inflated T2I alone.
+                refines, which leaves the inflated T2I alone. The preset's are scaled to the steps
+                that are run, so that `init` is refined as often as a clip from noise.
             t2v_steps: T2V steps per refinement.
             lowpass: the filter before the T2V; `el.identity()` for none.
             shared_noise: weight of the initial noise all frames share.
@@ -436,8 +481,17 @@ class VideoElevatorPipeline(
         steps = given_or(num_inference_steps, numbers.steps)
         guidance = given_or(guidance_scale, numbers.guidance)
         clips, negatives = clips_and_negatives(prompt, negative_prompt, prompt_embeds)
-        size = frame_size(self.unet, self.vae_scale_factor, clips, height, width, latents)
+        if init is None and strength is not None:
+            raise CheckError(["strength says how far to leave a clip; give init=... with it"])
+        strength = 1.0 if init is None else given_or(strength, STRENGTH)
+        first = first_step(strength, steps)
         frames = given_or(num_frames, numbers.frames) if latents is None else latents.shape[2]
+        if init is not None:
+            init, frames = frames_of(init, num_frames if latents is None else frames)
+        size = frame_size(self.unet, self.vae_scale_factor, clips, height, width, latents)
+        if isinstance(init, Tensor):
+            given = (height, width) if latents is None else size
+            size = frame_size(self.unet, self.vae_scale_factor, clips, *given, init)
         weight = given_or(shared_noise, numbers.shared_noise)
         require(
             size,
@@ -456,6 +510,7 @@ class VideoElevatorPipeline(
             negative_prompt,
             num_inference_steps=steps,
             video_guidance_scale=video_guidance_scale,
+            strength=strength,
             preset=numbers,
             refine=refine,
             t2v_steps=t2v_steps,
@@ -493,17 +548,23 @@ class VideoElevatorPipeline(
             assert callback_on_step_end is not None
             return callback_on_step_end(self, index, timestep, tensors)
 
-        with attach(t2i, composed.hook, composed.patches, frames=frames):
-            sampled = t2i(
+        if init is not None and first:
+            clean = init_latents(self.vae, init, clips, size, device, decode_chunk_size)
+            latents = noised(clean, latents.to(device), self.scheduler, steps, first)
+        flat = rearrange(latents, "b c f h w -> (b f) c h w")
+        view: Any = t2i
+        start: dict[str, Any] = {"latents": flat, "height": height, "width": width}
+        if first:
+            view, start = self._continued(), {"image": flat, "strength": strength}
+        with attach(view, composed.hook, composed.patches, frames=frames):
+            sampled = view(
+                **start,
                 prompt_embeds=text.repeat_interleave(frames, 0),
                 negative_prompt_embeds=against.repeat_interleave(frames, 0),
-                height=height,
-                width=width,
                 num_inference_steps=steps,
                 guidance_scale=guidance,
                 eta=eta,
                 generator=per_frame or generator,
-                latents=rearrange(latents, "b c f h w -> (b f) c h w"),
                 output_type="latent",
                 callback_on_step_end=callback if callback_on_step_end else None,
                 callback_on_step_end_tensor_inputs=list(callback_on_step_end_tensor_inputs),
