@@ -121,7 +121,7 @@ def attach(
     )
     from elevator.hosts.pipeline import (
         grid_of,
-        network_of,
+        networks_of,
         puts_prompt_first,
         seeds_of,
         watch_latents,
@@ -161,13 +161,15 @@ def attach(
                 ]
             )
 
-    scheduler, network = pipeline.scheduler, network_of(pipeline)
+    scheduler, networks = pipeline.scheduler, networks_of(pipeline)
+    network = networks[0] if networks else None
     engine = Engine(
         scheduler,
         hook,
         lambda ndim: layout or layout_of(pipeline, ndim),
         frames,
         source,
+        networks=networks,
         prompt_first=puts_prompt_first(pipeline),
     )
     original = type(scheduler)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from elevator.denoise import Call, record_call
 from elevator.errors import CheckError
+from elevator.hosts.caches import apart_from, memories_of
 from elevator.hosts.coefficients import (
     family_of,
     parametrisation_of,
@@ -105,7 +106,11 @@ class PipelineDenoiser:
         record_call(Call(self.name, sample.shape[0], per_row))
         if noisy.is_meta:
             return torch.empty_like(noisy)
-        with torch.no_grad(), publish_frames(self.anchor_every or frames):
+        with (
+            torch.no_grad(),
+            publish_frames(self.anchor_every or frames),
+            apart_from(memories_of([network])),
+        ):
             output: Tensor = network(
                 sample,
                 _told(timestep, sample.device),

@@ -20,6 +20,7 @@ __all__ = [
     "knows_its_frames",
     "latent_shape",
     "network_of",
+    "networks_of",
     "puts_prompt_first",
     "quiet_deprecation",
     "refusal_of",
@@ -44,14 +45,15 @@ def quiet_deprecation() -> Iterator[None]:
         logger.removeFilter(keep)
 
 
+def networks_of(pipeline: Any) -> list[nn.Module]:
+    """The denoising networks of a pipeline: one, or two that share its levels (Wan 2.2)."""
+    parts = (getattr(pipeline, name, None) for name in ("unet", "transformer", "transformer_2"))
+    return [part for part in parts if isinstance(part, nn.Module)]
+
+
 def network_of(pipeline: Any) -> nn.Module | None:
-    """The denoising network of a pipeline (`unet` or `transformer`)."""
-    # Not `or`: the truth of a compiled network is its length, which it has not.
-    for name in ("unet", "transformer"):
-        network: Any = getattr(pipeline, name, None)
-        if isinstance(network, nn.Module):
-            return network
-    return None
+    """The denoising network of a pipeline; the first if it has several."""
+    return next(iter(networks_of(pipeline)), None)
 
 
 def kind_of(network: Any) -> type:
