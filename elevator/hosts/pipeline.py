@@ -3,7 +3,7 @@
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -138,11 +138,14 @@ def grid_of(pipeline: Any, pattern: str, told: Mapping[str, Any]) -> dict[str, i
 
 
 class _Prepare:
-    """A pipeline's `prepare_latents` that tells what it was asked; pickles as the plain method."""
+    """The `prepare_latents` of a pipeline or block that tells what it was asked.
 
-    def __init__(self, pipeline: Any, told: Callable[[dict[str, Any]], None]) -> None:
-        self._pipeline = pipeline
-        self._original = pipeline.prepare_latents
+    It pickles as the plain method.
+    """
+
+    def __init__(self, owner: Any, told: Callable[[dict[str, Any]], None]) -> None:
+        self._owner = owner
+        self._original = owner.prepare_latents
         self._told = told
         self.__wrapped__ = self._original  # inspect.signature follows it
 
@@ -152,18 +155,32 @@ class _Prepare:
         return self._original(*args, **kwargs)
 
     def __reduce__(self) -> Any:
-        return getattr, (self._pipeline, "prepare_latents")
+        return getattr, (self._owner, "prepare_latents")
+
+
+def _preparing(part: Any) -> Iterator[Any]:
+    """What prepares latents: the pipeline itself, or blocks of a modular one."""
+    if hasattr(part, "prepare_latents"):
+        yield part
+    blocks = getattr(part, "_blocks", part)  # `blocks` of a pipeline is a copy
+    for block in getattr(blocks, "sub_blocks", {}).values():
+        yield from _preparing(block)
 
 
 @contextmanager
 def watch_latents(pipeline: Any, told: Callable[[dict[str, Any]], None]) -> Iterator[None]:
     """Call `told(arguments)` whenever the pipeline prepares its latents."""
-    if not hasattr(pipeline, "prepare_latents"):
+    with ExitStack() as undo:
+        for owner in _preparing(pipeline):
+            undo.enter_context(_told(owner, told))
         yield
-        return
-    own = vars(pipeline)
+
+
+@contextmanager
+def _told(owner: Any, told: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    own = vars(owner)
     before = own.get("prepare_latents")
-    own["prepare_latents"] = _Prepare(pipeline, told)
+    own["prepare_latents"] = _Prepare(owner, told)
     try:
         yield
     finally:
