@@ -98,8 +98,8 @@ def plan(
     meta = torch.device("meta")
     run = Run(schedule, shape, meta, torch.float32, KeyedNoise())
     blank = torch.empty(shape, device=meta)
-    own = frames_per_row(pipeline, frames)
-    rows = clips * frames // own * (2 if guided else 1)
+    own = frames_per_row(pipeline, shape[2])
+    rows = clips * shape[2] // own * (2 if guided else 1)
     once = Call(kind_of(network_of(pipeline)).__name__, rows, own)
 
     with count_calls() as calls:

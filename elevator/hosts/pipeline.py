@@ -103,37 +103,75 @@ def frames_per_row(pipeline: Any, frames: int) -> int:
     """Frames in one row of the network's batch: 1 for image networks, all for video networks."""
     kinds = kind_of(network_of(pipeline)).__mro__
     image = any(cls.__name__ == "UNet2DConditionModel" for cls in kinds)
-    return 1 if image else frames
+    return 1 if image or not knows_its_frames(pipeline) else frames
 
 
 def latent_shape(
     pipeline: Any, frames: int, height: int | None, width: int | None
 ) -> tuple[int, int, int, int]:
-    """(c, f, h, w) of the latents of one clip; sizes in pixels, the network's own by default."""
+    """(c, f, h, w) of the latents of one clip.
+
+    Args:
+        pipeline: where the network and its VAE are.
+        frames: frames of the clip, before its VAE compresses time.
+        height: in pixels; None: the network's own.
+        width: as `height`.
+    """
     config: Any = getattr(network_of(pipeline), "config", None)
     own = getattr(config, "sample_size", None) or 64
     own_height, own_width = (own, own) if isinstance(own, int) else own
-    scale = getattr(pipeline, "vae_scale_factor", 8)
-    channels = int(config.in_channels)
+    time, space = _compression(pipeline)
     return (
-        channels,
-        frames,
-        height // scale if height else int(own_height),
-        width // scale if width else int(own_width),
+        _channels(pipeline),
+        (frames - 1) // time + 1,
+        height // space if height else int(own_height),
+        width // space if width else int(own_width),
     )
+
+
+def _channels(pipeline: Any) -> int:
+    """Channels of a clean latent: the VAE's; without one, what the network takes."""
+    # The network may take more (an image beside the latent) or packed patches.
+    vae: Any = getattr(getattr(pipeline, "vae", None), "config", None)
+    for name in ("latent_channels", "z_dim"):
+        if getattr(vae, name, None) is not None:
+            return int(getattr(vae, name))
+    network: Any = network_of(pipeline)
+    return int(network.config.in_channels)
+
+
+_TIME = (
+    "vae_scale_factor_temporal",
+    "vae_temporal_compression_ratio",
+    "vae_temporal_scale_factor",
+)
+_SPACE = (
+    "vae_scale_factor_spatial",
+    "vae_spatial_compression_ratio",
+    "vae_spatial_scale_factor",
+    "vae_scale_factor",
+)
+
+
+def _compression(pipeline: Any) -> tuple[int, int]:
+    """Frames and pixels per latent of the VAE, under the names that diffusers gives them."""
+
+    def first(names: Sequence[str], otherwise: int) -> int:
+        found = (getattr(pipeline, name, None) for name in names)
+        return int(next((ratio for ratio in found if ratio), otherwise))
+
+    return first(_TIME, 1), first(_SPACE, 8)
 
 
 def grid_of(pipeline: Any, pattern: str, told: Mapping[str, Any]) -> dict[str, int]:
     """Frames, rows and columns of tokens, from what `prepare_latents` was asked for in pixels."""
-    space = getattr(pipeline, "vae_spatial_compression_ratio", None)
-    space = space or getattr(pipeline, "vae_scale_factor", None)
-    time = getattr(pipeline, "vae_temporal_compression_ratio", 1)
+    time, space = _compression(pipeline)
     grid = {}
     for name, patch, size in (("h", "p", told.get("height")), ("w", "q", told.get("width"))):
-        if space and size:
-            grid[name] = int(size) // int(space) // (PATCH[patch] if patch in pattern else 1)
+        if size:
+            grid[name] = int(size) // space // (PATCH[patch] if patch in pattern else 1)
     if told.get("num_frames"):
-        grid["f"] = (int(told["num_frames"]) - 1) // int(time) + 1
+        grid["f"] = (int(told["num_frames"]) - 1) // time + 1
     return grid
 
 
