@@ -121,7 +121,7 @@ def attach(
     )
     from elevator.hosts.pipeline import (
         grid_of,
-        network_of,
+        networks_of,
         pixels_per_latent,
         puts_prompt_first,
         seeds_of,
@@ -154,13 +154,15 @@ def attach(
                 ]
             )
 
-    scheduler, network = pipeline.scheduler, network_of(pipeline)
+    scheduler, networks = pipeline.scheduler, networks_of(pipeline)
+    network = networks[0] if networks else None
     engine = Engine(
         scheduler,
         hook,
         lambda ndim: layout or layout_of(pipeline, ndim),
         frames,
         source,
+        networks=networks,
         prompt_first=puts_prompt_first(pipeline),
         pictures=pixels_per_latent(pipeline)[1],
     )

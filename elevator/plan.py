@@ -111,8 +111,8 @@ def plan(
     _, pictures = pixels_per_latent(pipeline)
     run = Run(schedule, shape, meta, torch.float32, KeyedNoise(), pictures=pictures)
     blank = torch.empty(shape, device=meta)
-    own = frames_per_row(pipeline, frames)
-    rows = clips * frames // own * (2 if guided else 1)
+    own = frames_per_row(pipeline, shape[2])
+    rows = clips * shape[2] // own * (2 if guided else 1)
     once = calls_of(patches, Call(kind_of(network_of(pipeline)).__name__, rows, own))
     positions = range(start * order, len(scheduler.timesteps))
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from elevator.denoise import Call, record_call
 from elevator.errors import CheckError
+from elevator.hosts.caches import apart_from, memories_of
 from elevator.hosts.called import CalledPipeline, called
 from elevator.hosts.coefficients import (
     family_of,
@@ -115,6 +116,7 @@ class PipelineDenoiser:
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(publish_frames(self.anchor_every or frames))
+            stack.enter_context(apart_from(memories_of([network])))
             for patch in self.patches:
                 stack.enter_context(patch.apply(network))
             output: Tensor = network(

@@ -6,7 +6,6 @@ hooks see stands after an arrow. Adding a pipeline whose layout is not told by t
 means adding one line here.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -27,7 +26,6 @@ __all__ = [
     "from_host",
     "layout_of",
     "packs_tokens",
-    "patch_area",
     "to_host",
 ]
 
@@ -105,11 +103,6 @@ def _patch(pattern: str) -> dict[str, int]:
     """The sizes of the patches a pattern names."""
     names = {name for axis in _axes(pattern) for name in axis}
     return {name: size for name, size in PATCH.items() if name in names}
-
-
-def patch_area(pattern: str | None) -> int:
-    """Latent pixels of a patch that is packed into channels; 1 where none is."""
-    return math.prod(_patch(pattern).values()) if pattern else 1
 
 
 def packs_tokens(pattern: str) -> bool:

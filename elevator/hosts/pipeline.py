@@ -3,13 +3,13 @@
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from elevator.hosts.layouts import PATCH, declared_layout, patch_area
+from elevator.hosts.layouts import PATCH, declared_layout
 from elevator.hosts.scheduler import Engine
 from elevator.noise import seed_of
 
@@ -20,6 +20,7 @@ __all__ = [
     "knows_its_frames",
     "latent_shape",
     "network_of",
+    "networks_of",
     "pixels_of",
     "pixels_per_latent",
     "puts_prompt_first",
@@ -46,14 +47,15 @@ def quiet_deprecation() -> Iterator[None]:
         logger.removeFilter(keep)
 
 
+def networks_of(pipeline: Any) -> list[nn.Module]:
+    """The denoising networks of a pipeline: one, or two that share its levels (Wan 2.2)."""
+    parts = (getattr(pipeline, name, None) for name in ("unet", "transformer", "transformer_2"))
+    return [part for part in parts if isinstance(part, nn.Module)]
+
+
 def network_of(pipeline: Any) -> nn.Module | None:
-    """The denoising network of a pipeline (`unet` or `transformer`)."""
-    # Not `or`: the truth of a compiled network is its length, which it has not.
-    for name in ("unet", "transformer"):
-        network: Any = getattr(pipeline, name, None)
-        if isinstance(network, nn.Module):
-            return network
-    return None
+    """The denoising network of a pipeline; the first if it has several."""
+    return next(iter(networks_of(pipeline)), None)
 
 
 def kind_of(network: Any) -> type:
@@ -103,7 +105,7 @@ def frames_per_row(pipeline: Any, frames: int) -> int:
     """Frames in one row of the network's batch: 1 for image networks, all for video networks."""
     kinds = kind_of(network_of(pipeline)).__mro__
     image = any(cls.__name__ == "UNet2DConditionModel" for cls in kinds)
-    return 1 if image else frames
+    return 1 if image or not knows_its_frames(pipeline) else frames
 
 
 def latent_shape(
@@ -112,22 +114,32 @@ def latent_shape(
     """(c, f, h, w) of the latents of one clip.
 
     Args:
-        pipeline: the pipeline.
+        pipeline: where the network and its autoencoder are.
         frames: pictures of the clip.
-        height: in pixels; the network's own by default.
+        height: in pixels; None: the network's own.
         width: as `height`.
     """
     config: Any = getattr(network_of(pipeline), "config", None)
     own = getattr(config, "sample_size", None) or 64
     own_height, own_width = (own, own) if isinstance(own, int) else own
-    scale, time = pixels_per_latent(pipeline)
-    channels = int(config.in_channels) // patch_area(declared_layout(pipeline))
+    space, time = pixels_per_latent(pipeline)
     return (
-        channels,
-        (frames - 1) // time + 1 if knows_its_frames(pipeline) else frames,
-        height // scale if height else int(own_height),
-        width // scale if width else int(own_width),
+        _channels(pipeline),
+        (frames - 1) // time + 1,
+        height // space if height else int(own_height),
+        width // space if width else int(own_width),
     )
+
+
+def _channels(pipeline: Any) -> int:
+    """Channels of a clean latent: the VAE's; without one, what the network takes."""
+    # The network may take more (an image beside the latent) or packed patches.
+    vae: Any = getattr(getattr(pipeline, "vae", None), "config", None)
+    for name in ("latent_channels", "z_dim"):
+        if getattr(vae, name, None) is not None:
+            return int(getattr(vae, name))
+    network: Any = network_of(pipeline)
+    return int(network.config.in_channels)
 
 
 _SPACE = (
@@ -147,13 +159,14 @@ def pixels_per_latent(pipeline: Any) -> tuple[int, int]:
     """Pixels along a side of a latent pixel, and pictures of a latent frame after the first.
 
     A causal video autoencoder makes one latent frame of the first picture and one of every
-    following few.
+    following few. Read under the names that diffusers gives them.
     """
-    space, time = (
-        next((int(getattr(pipeline, name)) for name in names if hasattr(pipeline, name)), default)
-        for names, default in ((_SPACE, 8), (_TIME, 1))
-    )
-    return space, time
+
+    def first(names: Sequence[str], otherwise: int) -> int:
+        found = (getattr(pipeline, name, None) for name in names)
+        return int(next((ratio for ratio in found if ratio), otherwise))
+
+    return first(_SPACE, 8), first(_TIME, 1)
 
 
 def pixels_of(pipeline: Any, shape: Sequence[int]) -> dict[str, int]:
@@ -168,24 +181,25 @@ def pixels_of(pipeline: Any, shape: Sequence[int]) -> dict[str, int]:
 
 def grid_of(pipeline: Any, pattern: str, told: Mapping[str, Any]) -> dict[str, int]:
     """Frames, rows and columns of tokens, from what `prepare_latents` was asked for in pixels."""
-    space = getattr(pipeline, "vae_spatial_compression_ratio", None)
-    space = space or getattr(pipeline, "vae_scale_factor", None)
-    time = getattr(pipeline, "vae_temporal_compression_ratio", 1)
+    space, time = pixels_per_latent(pipeline)
     grid = {}
     for name, patch, size in (("h", "p", told.get("height")), ("w", "q", told.get("width"))):
-        if space and size:
-            grid[name] = int(size) // int(space) // (PATCH[patch] if patch in pattern else 1)
+        if size:
+            grid[name] = int(size) // space // (PATCH[patch] if patch in pattern else 1)
     if told.get("num_frames"):
-        grid["f"] = (int(told["num_frames"]) - 1) // int(time) + 1
+        grid["f"] = (int(told["num_frames"]) - 1) // time + 1
     return grid
 
 
 class _Prepare:
-    """A pipeline's `prepare_latents` that tells what it was asked; pickles as the plain method."""
+    """The `prepare_latents` of a pipeline or block that tells what it was asked.
 
-    def __init__(self, pipeline: Any, told: Callable[[dict[str, Any]], None]) -> None:
-        self._pipeline = pipeline
-        self._original = pipeline.prepare_latents
+    It pickles as the plain method.
+    """
+
+    def __init__(self, owner: Any, told: Callable[[dict[str, Any]], None]) -> None:
+        self._owner = owner
+        self._original = owner.prepare_latents
         self._told = told
         self.__wrapped__ = self._original  # inspect.signature follows it
 
@@ -195,18 +209,32 @@ class _Prepare:
         return self._original(*args, **kwargs)
 
     def __reduce__(self) -> Any:
-        return getattr, (self._pipeline, "prepare_latents")
+        return getattr, (self._owner, "prepare_latents")
+
+
+def _preparing(part: Any) -> Iterator[Any]:
+    """What prepares latents: the pipeline itself, or blocks of a modular one."""
+    if hasattr(part, "prepare_latents"):
+        yield part
+    blocks = getattr(part, "_blocks", part)  # `blocks` of a pipeline is a copy
+    for block in getattr(blocks, "sub_blocks", {}).values():
+        yield from _preparing(block)
 
 
 @contextmanager
 def watch_latents(pipeline: Any, told: Callable[[dict[str, Any]], None]) -> Iterator[None]:
     """Call `told(arguments)` whenever the pipeline prepares its latents."""
-    if not hasattr(pipeline, "prepare_latents"):
+    with ExitStack() as undo:
+        for owner in _preparing(pipeline):
+            undo.enter_context(_told(owner, told))
         yield
-        return
-    own = vars(pipeline)
+
+
+@contextmanager
+def _told(owner: Any, told: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    own = vars(owner)
     before = own.get("prepare_latents")
-    own["prepare_latents"] = _Prepare(pipeline, told)
+    own["prepare_latents"] = _Prepare(owner, told)
     try:
         yield
     finally:

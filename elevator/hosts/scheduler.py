@@ -6,14 +6,15 @@ schedulers, `isinstance` branches, inspected signatures, saving and pickling wor
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from elevator.errors import CheckError, HookError
 from elevator.hook import Hook, Host, Run, Step, parts
+from elevator.hosts.caches import apart_from, memories_of
 from elevator.hosts.coefficients import (
     counts_backwards,
     family_of,
@@ -56,6 +57,7 @@ class Engine:
         frames: int | None,
         noise: Callable[[tuple[int, int, int, int, int]], Noise],
         *,
+        networks: Sequence[nn.Module] = (),
         prompt_first: bool = False,
         pictures: int = 1,
     ) -> None:
@@ -67,6 +69,7 @@ class Engine:
             layout: einops pattern of the latents, from their number of axes.
             frames: frames per clip, where the batch axis hides them.
             noise: makes the noise source of a run, from the shape of its latents.
+            networks: those the pipeline calls; what caches keep of them, hooks do not touch.
             prompt_first: whether the pipeline's guided batch has the prompt before the negative
                 prompt.
             pictures: pictures a latent frame after the first stands for.
@@ -76,6 +79,7 @@ class Engine:
         self.layout = layout
         self.frames = frames
         self.noise = noise
+        self.networks = networks
         self.prompt_first = prompt_first
         self.pictures = pictures
         self.grid: Mapping[str, int] = {}
@@ -88,6 +92,7 @@ class Engine:
         self._state: Any = None
         self._last = -1
         self._heard: list[Tensor | None] = []
+        self._memories: list[Any] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Engine":
         """Copies of a scheduler share the engine, which then leaves them alone."""
@@ -115,6 +120,7 @@ class Engine:
         """A run begins: the timesteps are set, nothing has been computed."""
         self._heard = []
         self._schedule = run_schedule(self.scheduler)
+        self._memories = memories_of(self.networks)
         self._run = None
         self.runs += 1
         self.steps_seen = 0
@@ -125,7 +131,10 @@ class Engine:
     def step(self, original: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """One call of the host's `step`, its arguments by name, with the hook inside."""
         try:
-            return self._step(original, arguments)
+            if self._schedule is None:
+                self.begin()
+            with apart_from(self._memories):
+                return self._step(original, arguments)
         finally:
             self._heard = []  # with what the hooks called meanwhile
 
@@ -135,8 +144,6 @@ class Engine:
             read = "pred_original_sample"
             if arguments.get(read) is None:  # the pipeline only wants to know the clean estimate
                 return original(**arguments)
-        if self._schedule is None:
-            self.begin()
         assert self._schedule is not None
         model_output, timestep = arguments[read], arguments["timestep"]
         sample = arguments["sample"]

@@ -215,3 +215,33 @@ def test_it_reads_as_what_it_is() -> None:
     own = _make(tiny_sd(), 2.0, name="mine")
     assert repr(own) == "<denoiser 'mine' of StableDiffusionPipeline, guidance 2.0>"
     assert isinstance(own(make_latent(SHAPE), own.walk(4)[0]).clean, Tensor)
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_caches_do_not_notice_a_denoiser_nor_answer_it(build: Callable[[], Any]) -> None:
+    """A cache of attention takes each call for the next step of one loop, which it is not."""
+    from diffusers import PyramidAttentionBroadcastConfig, apply_pyramid_attention_broadcast
+
+    config = PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2,
+        spatial_attention_timestep_skip_range=(0, 1000),
+        spatial_attention_block_identifiers=("blocks",),
+        current_timestep_callback=lambda: 500,
+    )
+
+    def cached() -> Any:
+        pipe = build()
+        apply_pyramid_attention_broadcast(pipe.unet, config)
+        return pipe
+
+    by_itself = sample(cached(), steps=4)
+    assert not torch.equal(by_itself, sample(build(), steps=4))
+    pipe = cached()
+    own, exact = _make(pipe), _make(build())
+    hook = looking(lambda clean, step: own(step.noisy, step.level))
+    with el.attach(pipe, hook, frames=3):
+        assert torch.equal(sample(pipe, steps=4), by_itself)
+    for level in (own.schedule[400], own.schedule[500]):
+        assert torch.equal(
+            own(make_latent(SHAPE), level).clean, exact(make_latent(SHAPE), level).clean
+        )
