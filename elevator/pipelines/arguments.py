@@ -86,6 +86,7 @@ def require(
     shared_noise: float,
     output_type: str,
     decode_chunk_size: int | None,
+    at_once: int,
     longest: int | None,
 ) -> None:
     """Refuse arguments that cannot work, all at once.
@@ -98,6 +99,7 @@ def require(
         shared_noise: weight of the initial noise all frames share.
         output_type: form of the result.
         decode_chunk_size: frames decoded at once; None for all.
+        at_once: frames the T2V sees at once.
         longest: frames the T2V's motion module has positions for, if it has such a limit.
 
     Raises:
@@ -114,9 +116,10 @@ def require(
     for name, count in (("num_frames", frames), ("num_inference_steps", steps)):
         if count < 1:
             problems.append(f"{name} is {count}, but must be at least 1")
-    if longest is not None and frames > longest:
+    if longest is not None and at_once > longest:
         problems.append(
-            f"num_frames is {frames}, but the T2V's motion module knows {longest} frames at most"
+            f"num_frames is {frames}, but the T2V's motion module knows {longest} frames at most; "
+            f"give video_patches=[FrameWindows({longest}, stride={max(1, longest // 4)})]"
         )
     if decode_chunk_size is not None and decode_chunk_size < 1:
         problems.append(f"decode_chunk_size is {decode_chunk_size}, but must be at least 1")

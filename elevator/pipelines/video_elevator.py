@@ -28,6 +28,7 @@ from torch import Tensor
 
 from elevator.attach import attach
 from elevator.combine import chain
+from elevator.denoise import Call
 from elevator.errors import CheckError, CheckpointError
 from elevator.hook import Hook
 from elevator.hosts.checkpoints import (
@@ -41,6 +42,7 @@ from elevator.hosts.denoiser import denoiser
 from elevator.hosts.pipeline import quiet_deprecation
 from elevator.hosts.sources import Source, failed, index_of, locate, require_weights
 from elevator.latent import Latent
+from elevator.patch import Patch, calls_of
 from elevator.pipelines.arguments import clips_and_negatives, frame_size, given_or, require
 from elevator.pipelines.start import (
     STRENGTH,
@@ -301,6 +303,7 @@ class VideoElevatorPipeline(
         fast: bool = False,
         eta: float = 0.0,
         hook: Hook[Any] | None = None,
+        video_patches: Sequence[Patch] = (),
         prompt_embeds: Float[Tensor, "b n d"] | None = None,
         negative_prompt_embeds: Float[Tensor, "b n d"] | None = None,
         video_prompt_embeds: Float[Tensor, "b n e"] | None = None,
@@ -334,6 +337,7 @@ class VideoElevatorPipeline(
                 prompt_embeds=video_prompt_embeds,
                 negative_prompt_embeds=negative_video_prompt_embeds,
                 name="T2V",
+                patches=video_patches,
             ),
             denoiser(
                 t2i,
@@ -418,6 +422,7 @@ class VideoElevatorPipeline(
         shared_noise: float | None = None,
         fast: bool = False,
         hook: Hook[Any] | None = None,
+        video_patches: Sequence[Patch] = (),
         eta: float = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Latent | None = None,
@@ -460,6 +465,8 @@ class VideoElevatorPipeline(
             shared_noise: weight of the initial noise all frames share.
             fast: a third of the inversion calls, and no correction.
             hook: a hook of your own, run after VideoElevator's in every step.
+            video_patches: changes inside the T2V's network, such as `FrameWindows(16, stride=4)`
+                for more frames than it was trained on.
             eta: DDIM's eta, for both models.
             generator: one, or one per clip: initial noise and every draw follow from it.
             latents: initial noise (b, c, f, h, w) instead of a draw.
@@ -501,6 +508,7 @@ class VideoElevatorPipeline(
             shared_noise=weight,
             output_type=output_type,
             decode_chunk_size=decode_chunk_size,
+            at_once=max(call.frames for call in calls_of(video_patches, Call("T2V", 1, frames))),
             longest=getattr(self.video_unet.config, "motion_max_seq_length", None),
         )
         height, width = size
@@ -518,6 +526,7 @@ class VideoElevatorPipeline(
             fast=fast,
             eta=eta,
             hook=hook,
+            video_patches=video_patches,
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
             video_prompt_embeds=video_prompt_embeds,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import elevator as el
 from elevator.denoise import count_calls
-from elevator.models.inflate import CrossFrameAttention
+from elevator.models import CrossFrameAttention, FrameWindows
 from elevator.recipes import PRESETS, Preset, preset_for
 from elevator.samplers import mixed_noise
 from tests.builders import scheduler_of, tiny_animatediff, tiny_sd, tiny_text_to_video
@@ -350,6 +350,21 @@ def test_more_frames_than_the_motion_module_knows_are_refused(texts: dict[str, A
     longest = pipe.video_unet.config.motion_max_seq_length
     with pytest.raises(el.CheckError, match=f"motion module knows {longest} frames at most"):
         _run(pipe, num_frames=longest + 1)
+
+
+def test_windows_let_the_t2v_see_long_clips(either: Any) -> None:
+    """Never more frames at once than it knows, as planned."""
+    windows, seen = FrameWindows(16, stride=8), []
+    either.video_unet.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[2]))
+    given: dict[str, Any] = {"preset": QUICK, "num_frames": 25, "video_patches": [windows]}
+    made = _run(either, refine=(3,), **given)
+    assert made.shape[2] == 25
+    assert made.isfinite().all()
+    planned = either.plan(PROMPT, refine=(3,), **given).total
+    assert {call.frames for call in planned if call.name == "T2V"} == {16}
+    assert seen == [16] * sum(n for call, n in planned.items() if call.name == "T2V")
+    short: dict[str, Any] = {"num_frames": 4, "video_patches": [windows]}
+    assert torch.equal(_run(either, **short), _run(either))
 
 
 def test_decoding_in_parts(pipe: Any) -> None:
