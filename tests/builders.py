@@ -22,6 +22,7 @@ from elevator.schedule import Schedule
 __all__ = [
     "SHAPE",
     "FakeDenoiser",
+    "awake",
     "ddim",
     "drive",
     "make_latent",
@@ -189,7 +190,7 @@ def drive(hook: Hook[Any], run: Run, **more: Any) -> list[Latent]:
 # --- tiny networks and pipelines ------------------------------------------------------------------
 
 
-def _awake(module: nn.Module) -> nn.Module:
+def awake(module: nn.Module) -> nn.Module:
     """Give parameters that are initialised to zero small random values, so that they matter."""
     with torch.no_grad():
         for parameter in module.parameters():
@@ -237,7 +238,7 @@ def tiny_vae() -> Any:
         norm_num_groups=8,
         sample_size=16,
     )
-    return _awake(vae)
+    return awake(vae)
 
 
 def tiny_unet(**config: Any) -> Any:
@@ -255,7 +256,7 @@ def tiny_unet(**config: Any) -> Any:
         "norm_num_groups": 8,
         "attention_head_dim": 2,
     }
-    return _awake(UNet2DConditionModel(**{**settings, **config}))
+    return awake(UNet2DConditionModel(**{**settings, **config}))
 
 
 def tiny_sd(scheduler: Any = None, **unet: Any) -> Any:
@@ -295,7 +296,7 @@ def tiny_text_to_video(scheduler: Any = None) -> Any:
         vae=tiny_vae(),
         text_encoder=None,
         tokenizer=None,
-        unet=_awake(unet),
+        unet=awake(unet),
         scheduler=scheduler or ddim(),
     )
     pipeline.set_progress_bar_config(disable=True)
@@ -315,7 +316,7 @@ def tiny_animatediff(scheduler: Any = None) -> Any:
         motion_norm_num_groups=8,
         motion_max_seq_length=16,
     )
-    unet = _awake(UNetMotionModel.from_unet2d(tiny_unet(), adapter))
+    unet = awake(UNetMotionModel.from_unet2d(tiny_unet(), adapter))
     pipeline = AnimateDiffPipeline(
         vae=tiny_vae(),
         text_encoder=None,

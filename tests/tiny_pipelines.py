@@ -1,7 +1,16 @@
 """Tiny offline versions of many diffusers pipelines, random weights from seed 0.
 
-`data/tiny_pipelines.json` names the classes, configurations and call arguments: prompts are given
-as embeddings, so that no tokenizer is needed.
+`data/tiny_pipelines.json` describes each: the class, its components with their configurations, the
+arguments of a call (prompts are given as embeddings, so that no tokenizer is needed), and what
+hooks find there:
+
+    latents: channels, frames, rows and columns of the latents a hook sees;
+    refused: instead of `latents`, a part of the sentence with which it is refused;
+    end:     how far from the clean estimate the last latent is, where that is not nothing;
+    kept:    first frames that are a condition, which no hook changes;
+    beside:  what the README says of it;
+    arguments: of the class, beside its components;
+    blocks, without: of a modular pipeline, the class of its blocks and those left out.
 """
 
 from __future__ import annotations
@@ -15,19 +24,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-__all__ = ["NAMES", "call", "pipeline_of", "tiny"]
+from tests.builders import awake
+
+__all__ = ["NAMES", "Dummy", "call", "described", "latents_of", "tiny"]
 
 _FILE = Path(__file__).parent / "data" / "tiny_pipelines.json"
 
 
 @cache
-def _described() -> dict[str, Any]:
-    described: dict[str, Any] = json.loads(_FILE.read_text(encoding="utf-8"))
-    return described
+def _all() -> dict[str, dict[str, Any]]:
+    read: dict[str, dict[str, Any]] = json.loads(_FILE.read_text(encoding="utf-8"))
+    return read
 
 
-NAMES = tuple(_described())
+NAMES = tuple(_all())
 
 
 class Dummy(torch.nn.Module):
@@ -39,30 +51,34 @@ class Dummy(torch.nn.Module):
         raise AssertionError("a dummy was called")
 
 
-def pipeline_of(name: str) -> str:
-    """The class of a pipeline."""
-    cls: str = _described()[name]["pipeline"]
-    return cls
+def described(name: str) -> dict[str, Any]:
+    """What the file says of a pipeline."""
+    return _all()[name]
 
 
-def tiny(name: str, **components: Any) -> Any:
-    """A pipeline by name; `components` replace those described."""
-    described = _described()[name]
-    made = {
-        part: _component(facts["class"], facts["config"])
-        for part, facts in described["components"].items()
-        if part not in components
-    }
-    cls = getattr(importlib.import_module("diffusers"), described["pipeline"])
-    wanted = inspect.signature(cls).parameters
-    given = {part: None for part, p in wanted.items() if p.default is p.empty} | made | components
-    pipe = cls(**given)
+def tiny(name: str) -> Any:
+    """A pipeline by name."""
+    facts = described(name)
+    made = {part: _component(**of) for part, of in facts["components"].items()}
+    diffusers = importlib.import_module("diffusers")
+    if "blocks" in facts:
+        blocks = getattr(diffusers, facts["blocks"])()
+        for part in facts["without"]:
+            blocks.sub_blocks.pop(part)
+        pipe = blocks.init_pipeline()
+        pipe.update_components(**made)
+    else:
+        cls = getattr(diffusers, facts["pipeline"])
+        wanted = inspect.signature(cls).parameters
+        absent = {part: None for part, of in wanted.items() if of.default is of.empty}
+        pipe = cls(**absent | made | facts.get("arguments", {}))
+    assert type(pipe).__name__ == facts["pipeline"]
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def _component(path: str, config: dict[str, Any] | None) -> Any:
-    library, _, name = path.rpartition(".")
+def _component(**facts: Any) -> Any:
+    (library, _, name), config = facts["class"].rpartition("."), facts["config"]
     if library == "tiny":
         return Dummy()
     cls = getattr(importlib.import_module(library), name)
@@ -73,16 +89,25 @@ def _component(path: str, config: dict[str, Any] | None) -> Any:
         made = cls.from_config(config or {})
     else:
         made = cls(**(config or {}))
-    return made.eval() if isinstance(made, torch.nn.Module) else made
+    return awake(made) if isinstance(made, torch.nn.Module) else made
 
 
 def call(name: str, **more: Any) -> dict[str, Any]:
-    """Arguments for a call: as described, latents out, new generator of seed 0, three steps."""
+    """Arguments for a call: as described, latents out, generator of seed 0, at least two steps."""
     generator = torch.Generator().manual_seed(0)
-    described = _described()[name]["call"]
-    given = {key: _argument(value, generator) for key, value in described.items()}
-    given |= {"num_inference_steps": 3, "output_type": "latent"}
-    return given | {"generator": torch.Generator().manual_seed(0)} | more
+    facts = described(name)
+    given = {key: _argument(value, generator) for key, value in facts["call"].items()}
+    given |= {"output": "latents"} if "blocks" in facts else {"output_type": "latent"}
+    given["generator"] = torch.Generator().manual_seed(0)
+    return {"num_inference_steps": 2} | given | more
+
+
+def latents_of(output: Any) -> Tensor:
+    """The latents in what a call gave."""
+    if isinstance(output, Tensor):
+        return output
+    first = output[0]
+    return torch.as_tensor(first[0] if isinstance(first, list) else first)
 
 
 def _argument(value: Any, generator: torch.Generator) -> Any:

@@ -26,6 +26,7 @@ REFUSED = {
     "ltx_i2v": "pictures it is given among the latents",
     "ltx_cond": "pictures it is given among the latents",
     "ltx2": "sound beside pictures",
+    "wan_modular": "no network a denoiser can be made of",
 }
 NOT_OF_A_DENOISER = (
     *("height", "width", "num_frames", "num_images_per_prompt"),
