@@ -148,6 +148,10 @@ class Hook(ABC, Generic[S]):
         """The hooks this one is made of."""
         return ()
 
+    def host_within(self, host: Host) -> Host:
+        """The host as the hooks inside see it, for their `check`."""
+        return host
+
     def check(self, host: Host) -> Iterable[str]:
         """Plain sentences, each with its remedy, on why this hook cannot run on `host`."""
         return ()

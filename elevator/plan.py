@@ -101,14 +101,15 @@ def plan(
         pixels_per_latent,
     )
 
-    problems = check(pipeline, hook, patches, frames=frames, steps=steps)
+    _, pictures = pixels_per_latent(pipeline)
+    latent_frames = (frames - 1) // pictures + 1
+    problems = check(pipeline, hook, patches, frames=latent_frames, steps=steps)
     if problems:
         raise CheckError(problems)
     scheduler = prepared(pipeline.scheduler, steps)
     schedule, order = run_schedule(scheduler), family_of(scheduler).order
     shape = (clips, *latent_shape(pipeline, frames, height, width))
     meta = torch.device("meta")
-    _, pictures = pixels_per_latent(pipeline)
     run = Run(schedule, shape, meta, torch.float32, KeyedNoise(), pictures=pictures)
     blank = torch.empty(shape, device=meta)
     own = frames_per_row(pipeline, shape[2])

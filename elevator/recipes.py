@@ -174,6 +174,7 @@ def freeinit(
     iterations: int = 5,
     lowpass: Hook[Any] | None = None,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    pictures: int = 1,
 ) -> Iterator[Latent]:
     """FreeInit (Wu et al. 2023, arXiv 2312.07537): sample again from noise that a result refined.
 
@@ -186,13 +187,16 @@ def freeinit(
         )
 
     Args:
-        run: a whole sampling run, from initial noise to clean latents, both `b c f h w`.
+        run: a whole sampling run, from initial noise to clean latents, both `b c f h w`; rearrange
+            those of pipelines that lay or pack them otherwise.
         noise: standard normal noise the first run starts from.
         scheduler: the pipeline's, for the noisiest level its network was trained at.
         iterations: runs in all, >= 1, each at full cost; 5 in the paper, 1 is the plain run.
         lowpass: what is kept of a result; by default the paper's Butterworth filter of order 4
             with stop frequencies 0.25 in time and space (Nyquist = 1).
         generator: of the fresh noise, for the second run on.
+        pictures: pictures a latent frame after the first stands for, for a filter in cycles per
+            second.
 
     Yields:
         The clean latents of every run; the last ones are the result.
@@ -212,6 +216,6 @@ def freeinit(
             clean = run(latents)
             yield clean
             if left:
-                latents = reinitialise(clean, noise, schedule, kept, generator)
+                latents = reinitialise(clean, noise, schedule, kept, generator, pictures=pictures)
 
     return runs()

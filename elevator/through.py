@@ -98,6 +98,12 @@ class _Through(Hook[Any]):
             )
         return self.bridge.back(changed), state
 
+    def host_within(self, host: Host) -> Host:
+        frames = host.frames
+        if frames is not None:
+            _, _, frames, _, _ = self.bridge.shape_across((1, 1, frames, 64, 64))
+        return replace(host, frames=frames, clips=False)
+
     def check(self, host: Host) -> Iterable[str]:
         yield from self.bridge.check(host.frames)
 
@@ -113,7 +119,9 @@ def through(bridge: Bridge, hook: Hook[Any]) -> Hook[Any]:
     """Apply `hook` to the clean estimate as another model's autoencoder has it.
 
     The hook sees clean latents, levels and noise of its own; the host's noisy latent and noise stay
-    here. Re-noising rules belong outside: `renoise(through(bridge, hook), rule)`.
+    here. It is asked only at steps where it may change something (`acts_at`), since crossing costs;
+    hooks that only look belong outside, and so do re-noising rules:
+    `renoise(through(bridge, hook), rule)`.
 
     Args:
         bridge: the way there and back, such as `el.bridge(t2i, t2v)`.

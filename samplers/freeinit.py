@@ -35,6 +35,8 @@ def reinitialise(
     schedule: Schedule,
     lowpass: Hook[Any],
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    *,
+    pictures: int = 1,
 ) -> Latent:
     """Initial noise for another run: low frequencies of an earlier one's result, fresh high ones.
 
@@ -47,6 +49,8 @@ def reinitialise(
         lowpass: the filter; linear. `LowPass("butterworth", temporal=0.25, spatial=0.25)` in the
             paper. One that changes nothing gives the noised latents themselves.
         generator: of the fresh noise; one for all clips, drawn clip after clip, or one per clip.
+        pictures: pictures a latent frame after the first stands for (4 for Wan), for a filter in
+            cycles per second.
 
     Returns:
         Noise of the shape and dtype of `noise`, for a pipeline's `latents=`.
@@ -67,7 +71,7 @@ def reinitialise(
         for one in one_per_clip(generator, b)
     ]
     fresh = torch.stack(drawn).to(clean.device)
-    run = Run(schedule, (b, c, f, h, w), clean.device, noise.dtype, KeyedNoise())
+    run = Run(schedule, (b, c, f, h, w), clean.device, noise.dtype, KeyedNoise(), pictures=pictures)
     step = Step(run, 0, noisy, Prediction(clean, given), level, schedule[1])
     difference = noisy - fresh
     low, _ = lowpass.update(difference, step, lowpass.init(run))

@@ -11,6 +11,7 @@ import torch
 import elevator as el
 from elevator.errors import HookError
 from elevator.latent import Latent
+from elevator.samplers import Known
 from elevator.through import Other, Shape, through
 from tests.builders import make_latent, make_run, make_step, tiny_sd
 from tests.conformance import Drift
@@ -97,6 +98,13 @@ def test_rules_stay_outside() -> None:
 def test_checks_of_both_are_told() -> None:
     problems = el.check(tiny_sd(), through(Double(), Drift()), frames=3)
     assert problems == ("3 frames are odd; give an even number",)
+
+
+def test_hooks_inside_are_checked_as_they_see_the_host() -> None:
+    known = Known(make_latent((1, 4, 1, 8, 8)), frames=(1,))
+    assert el.check(tiny_sd(), through(Double(), known), frames=4) == ()
+    (problem,) = el.check(tiny_sd(), through(Double(), known), frames=2)
+    assert "frames" in problem
 
 
 def test_it_acts_where_its_hook_does() -> None:

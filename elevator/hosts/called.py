@@ -54,6 +54,8 @@ class CalledPipeline:
         guided: whether its guidance doubles the work, for `el.plan`.
         name: what `el.plan` calls it.
         patches: changes inside its network while it is called from here.
+
+    Prompts are encoded at the first call and kept: make a new one after a change of the encoder.
     """
 
     pipeline: Any
@@ -119,8 +121,18 @@ class CalledPipeline:
         told = dict(self.arguments)
         told |= {"num_inference_steps": STEPS, "output_type": "latent"}
         told["generator"] = torch.Generator().manual_seed(0)  # draws what is then replaced
+        prompts, clips = _prompts(self.arguments), latents.shape[0]
+        if prompts not in (1, clips):
+            raise CheckError(
+                [
+                    f"the denoiser was made for {prompts} prompts, but the clip batch is {clips}; "
+                    "give it one prompt, or one per clip"
+                ]
+            )
         if frames is not None:
-            told["num_images_per_prompt"] = frames
+            told["num_images_per_prompt"] = frames * clips // prompts
+        elif clips > prompts:
+            told["num_videos_per_prompt"] = clips
         return told | pixels_of(self.pipeline, tuple(latents.shape))
 
     def _view(self, latents: Latent, level: Level) -> Any:
@@ -135,10 +147,11 @@ class CalledPipeline:
             view.prepare_latents, lambda made: _replaced(view, made, latents)
         )
         if hasattr(view, "encode_prompt"):
-            view.encode_prompt = self._once(view.encode_prompt, latents.shape[2])
+            rows = latents.shape[0] * latents.shape[2]
+            view.encode_prompt = self._once(view.encode_prompt, rows)
         return view
 
-    def _once(self, encode: Callable[..., Any], frames: int) -> Callable[..., Any]:
+    def _once(self, encode: Callable[..., Any], rows: int) -> Callable[..., Any]:
         """Encode prompts in the first run of so many frames only: all others have the same."""
         asked = 0
 
@@ -146,9 +159,9 @@ class CalledPipeline:
         def encoded(*args: Any, **kwargs: Any) -> Any:
             nonlocal asked
             asked += 1
-            if (frames, asked) not in self._texts:
-                self._texts[frames, asked] = encode(*args, **kwargs)
-            return self._texts[frames, asked]
+            if (rows, asked) not in self._texts:
+                self._texts[rows, asked] = encode(*args, **kwargs)
+            return self._texts[rows, asked]
 
         return encoded
 
@@ -184,7 +197,11 @@ def called(
     # Where both exist, guidance_scale is an input of a distilled network.
     scale = "true_cfg_scale" if "true_cfg_scale" in taken else "guidance_scale"
     given = {key: value for key, value in call.items() if value is not None}
-    if guided and given.get("prompt") is not None:
+    if guided and scale not in taken:
+        raise CheckError(
+            [f"{cls.__name__} takes no guidance scale, so guidance={guidance} cannot be; give 1"]
+        )
+    if guided and given.get("prompt") is not None and "negative_prompt" in taken:
         given.setdefault("negative_prompt", "")
     if not guided:
         given = {key: value for key, value in given.items() if not key.startswith("negative_")}
@@ -205,6 +222,14 @@ _CONDITIONS = (
     "{} keeps pictures it is given among the latents it denoises, so it is no denoiser of whole "
     "clips; use the pipeline of the same model that takes text alone"
 )
+
+
+def _prompts(arguments: Mapping[str, Any]) -> int:
+    """How many prompts a call has."""
+    prompt, embeddings = arguments.get("prompt"), arguments.get("prompt_embeds")
+    if isinstance(embeddings, Tensor):
+        return len(embeddings)
+    return len(prompt) if isinstance(prompt, list) else 1
 
 
 class _StoppedError(Exception):

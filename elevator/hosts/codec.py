@@ -246,7 +246,8 @@ def _normalisation(pipeline: Any) -> tuple[Tensor, Tensor]:
     if means is not None and spreads is not None:
         mean, spread = (torch.as_tensor(v).flatten().float().cpu() for v in (means, spreads))
         # Cosmos' networks take latents of its scheduler's spread.
-        data = getattr(pipeline.scheduler.config, "sigma_data", None) or 1.0
+        cosmos = type(pipeline).__name__.startswith("Cosmos")
+        data = float(pipeline.scheduler.config.get("sigma_data", 1.0)) if cosmos else 1.0
         return mean, spread / ((scale or 1.0) * data)
     if scale is None:
         raise CheckError(

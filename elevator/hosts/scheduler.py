@@ -6,14 +6,14 @@ schedulers, `isinstance` branches, inspected signatures, saving and pickling wor
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from elevator.errors import CheckError, HookError
-from elevator.hook import Hook, Host, Run, Step, parts
+from elevator.hook import Hook, Host, Run, Step
 from elevator.hosts.caches import apart_from, memories_of
 from elevator.hosts.coefficients import (
     counts_backwards,
@@ -40,10 +40,16 @@ _OUTPUTS = {4: FRAMES_IN_BATCH, 5: "b c f h w"}
 
 def problems_of(hook: Hook[Any], host: Host) -> list[str]:
     """Every sentence the parts of a hook have to say about a host."""
-    problems = [problem for part in parts(hook) for problem in part.check(host)]
+    problems = list(_problems(hook, host))
     if host.steps is not None:
         problems.extend(renoise_conflicts(hook, host.steps))
     return list(dict.fromkeys(problems))
+
+
+def _problems(hook: Hook[Any], host: Host) -> Iterator[str]:
+    yield from hook.check(host)
+    for inner in hook.inner():
+        yield from _problems(inner, hook.host_within(host))
 
 
 class Engine:

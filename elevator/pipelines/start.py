@@ -5,6 +5,7 @@ arXiv 2108.01073); `strength` says where that is, as diffusers counts it: of S s
 int(S * strength) are run.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -62,7 +63,7 @@ def first_step(strength: float, steps: int) -> int:
         raise CheckError(
             [
                 f"strength {strength:g} leaves none of {steps} steps to run; "
-                f"give at least {1 / steps:.3g}, or more num_inference_steps"
+                f"give at least {math.ceil(1000 / steps) / 1000:g}, or more num_inference_steps"
             ]
         )
     return steps - run

@@ -137,6 +137,18 @@ def _texts() -> dict[str, Any]:
     return {name: given("qwen")[name] for name in names}
 
 
+def test_one_prompt_serves_all_clips_and_other_numbers_are_told() -> None:
+    noisy = torch.randn(2, 16, 3, 2, 2, generator=torch.Generator().manual_seed(8))
+    level = Level(*HALF, torch.tensor(500.0))
+    apart = [wan(2.0)(clip, level).clean for clip in noisy.split(1)]
+    torch.testing.assert_close(wan(2.0)(noisy, level).clean, torch.cat(apart), atol=1e-5, rtol=1e-4)
+    pairs = wan(2.0, **{name: text.repeat(2, 1, 1) for name, text in given("wan").items()})
+    with pytest.raises(CheckError, match="made for 2 prompts, but the clip batch is 3"):
+        pairs(torch.zeros(3, 16, 3, 2, 2), level)
+    with pytest.raises(CheckError, match="takes no guidance scale, so guidance=5"):
+        el.denoiser(tiny("svd"), guidance=5.0)
+
+
 def test_calls_are_counted_without_running() -> None:
     meta = torch.empty(1, 16, 3, 8, 12, device="meta")
     with count_calls() as calls:
