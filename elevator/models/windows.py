@@ -176,7 +176,7 @@ def _blend(windows: FrameWindows, network: Any, args: tuple[Any, ...], kwargs: A
     if len(spans) == 1:
         return network(*args, **kwargs)
     output: Any = None
-    mixed: Tensor | None = None
+    mixed = torch.zeros(())  # takes the outputs' shape with the first of them
     total = torch.zeros(frames, 1, 1, device=sample.device)
     for span in spans:
         given, named = (_cut(one, frames, rows, span) for one in (args, kwargs))
@@ -185,11 +185,10 @@ def _blend(windows: FrameWindows, network: Any, args: tuple[Any, ...], kwargs: A
         part = output[0].float()
         near = torch.arange(1.0, len(span) + 1, device=sample.device)[:, None, None]
         near = torch.minimum(near, near.flip(0))
-        if mixed is None:
+        if not mixed.ndim:
             mixed = part.new_zeros((*part.shape[:2], frames, *part.shape[3:]))
         mixed[:, :, span.start : span.stop] += near * part
         total[span.start : span.stop] += near
-    assert mixed is not None
     mixed = (mixed / total).to(output[0].dtype)
     return (mixed, *output[1:]) if isinstance(output, tuple) else type(output)(sample=mixed)
 
