@@ -1,10 +1,11 @@
-"""How good clips are: detail, steadiness and motion of the object, distance between sets of clips.
+"""How good clips are: detail, steadiness, motion of the object, distance from a truth or between sets.
 
 All of it is plain arithmetic on frames or features, so that the same numbers judge every model.
 """
 
 from elevator.metrics.detail import sharpness
 from elevator.metrics.distance import frechet_distance, kernel_distance
+from elevator.metrics.restoration import psnr, ssim, warping_error
 from elevator.metrics.track import appearance_change, centres, heading, jitter, object_weights
 
 __all__ = [
@@ -15,5 +16,8 @@ __all__ = [
     "jitter",
     "kernel_distance",
     "object_weights",
+    "psnr",
     "sharpness",
+    "ssim",
+    "warping_error",
 ]
