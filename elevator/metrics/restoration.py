@@ -24,7 +24,7 @@ from elevator.metrics.distance import MetricError
 __all__ = ["psnr", "ssim", "warping_error"]
 
 
-def psnr(clip: Float[Tensor, "f c h w"], truth: Float[Tensor, "f c h w"]) -> float:
+def psnr(clip: Float[Tensor, "f c h w"], truth: Float[Tensor, "n c y x"]) -> float:
     r"""Peak signal-to-noise ratio in dB, $-10 \log_{10}$ of the clip's mean squared error.
 
     Args:
@@ -42,7 +42,7 @@ def psnr(clip: Float[Tensor, "f c h w"], truth: Float[Tensor, "f c h w"]) -> flo
     return -10 * math.log10(error) if error else math.inf
 
 
-def ssim(clip: Float[Tensor, "f c h w"], truth: Float[Tensor, "f c h w"]) -> float:
+def ssim(clip: Float[Tensor, "f c h w"], truth: Float[Tensor, "n c y x"]) -> float:
     """Structural similarity, from -1 to 1 (equal), mean over frames and channels.
 
     Args:
@@ -83,7 +83,7 @@ def warping_error(
     flow: Flow,
     seen: Bool[Tensor, "e h w"] | None = None,
 ) -> float:
-    """Mean squared difference of neighbouring frames along the motion; 0 for a perfectly steady clip.
+    """Mean squared difference of neighbouring frames along the motion; 0 for a steady clip.
 
     Args:
         clip: values in [0, 1], at least two frames.

@@ -35,9 +35,7 @@ def test_ssim_of_an_offset_is_its_luminance_term() -> None:
 
 
 def exact(scenes: list[world.Scene], seed: int) -> tuple[Flow, torch.Tensor]:
-    both = [
-        world.flow(scenes, seed=seed, backward=back).transpose(1, 2) for back in (False, True)
-    ]
+    both = [world.flow(scenes, seed=seed, backward=back).transpose(1, 2) for back in (False, True)]
     return Flow(*both), ~world.occlusion(scenes, seed=seed)[0]
 
 
