@@ -1,4 +1,4 @@
-"""How good clips are: detail, steadiness, motion of the object, distance from a truth or between sets.
+"""How good clips are: detail, steadiness and motion, distance from a truth or between sets.
 
 All of it is plain arithmetic on frames or features, so that the same numbers judge every model.
 """

@@ -68,6 +68,6 @@ def test_shapes_are_asked_for_in_words() -> None:
     with pytest.raises(MetricError, match="at least 11x11 pixels"):
         metrics.ssim(clip[..., :8], clip[..., :8])
     still = Flow(*(torch.zeros(1, 2, 1, 8, 8) for _ in range(2)))
-    with pytest.raises(MetricError, match="see Flow.resize"):
+    with pytest.raises(MetricError, match=r"see Flow\.resize"):
         metrics.warping_error(clip, still)
     assert np.isfinite(metrics.ssim(clip, clip))
