@@ -61,7 +61,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "elevator.plan": (*CORE, *RUN, "elevator.hosts"),
     "elevator.filters": CORE,
     "elevator.samplers": CORE,
-    "elevator.models": CORE,
+    "elevator.models": (*CORE, "elevator.video.windows"),  # one plan for long clips
     "elevator.hosts": (*CORE, "elevator.samplers"),
     "elevator.hosts.called": (*CORE, "elevator.attach", "elevator.hosts"),
     "elevator.recipes": (*CORE, *RUN, *PARTS),

@@ -1,6 +1,21 @@
 """Learned or patched network parts, one part of a paper per file."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from elevator.models.inflate import CrossFrameAttention
 from elevator.models.windows import FrameWindows
 
-__all__ = ["CrossFrameAttention", "FrameWindows"]
+if TYPE_CHECKING:
+    from elevator.models.regression import RegressionUpscaler
+
+__all__ = ["CrossFrameAttention", "FrameWindows", "RegressionUpscaler"]
+
+# Networks are diffusers' kind of module, which loads on first use.
+_LAZY = {"RegressionUpscaler": "elevator.models.regression"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'elevator.models' has no attribute {name!r}")
