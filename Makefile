@@ -7,7 +7,7 @@ ARGS ?=
 check: lint types test
 
 test:
-	$(PYTHON) -m pytest -q $(ARGS)
+	$(PYTHON) -m pytest -q -n auto --dist loadgroup $(ARGS)
 
 lint:
 	ruff check .

@@ -46,6 +46,18 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(max(1, min(4, threads // workers)))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep together, for `-n 2 --dist loadgroup`, what shares fixtures that are slow to make.
+
+    That is the tests of a file, and where a file goes through many pipelines, those of each.
+    """
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            given: dict[str, object] = getattr(getattr(item, "callspec", None), "params", {})
+            item.add_marker(pytest.mark.xdist_group(f"{item.path} {given.get('name', '')}"))
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> Iterator[None]:
     """The same global seed for every test, and no trace of it afterwards."""
