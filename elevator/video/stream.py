@@ -39,6 +39,7 @@ class StreamClip(Clip):
             self._index = stream.index
             self.rate = stream.average_rate or stream.guessed_rate or _UNKNOWN_RATE
             self.tick = stream.time_base or 1 / self.rate
+            self.rate = min(self.rate, 1 / self.tick)
             self.offset = _start(container)
             self.expected = _announced(stream)
             self._end = _length(stream)
@@ -158,11 +159,11 @@ class StreamClip(Clip):
                     yield frame
         if broken:
             self.note(
-                f"{broken} of the coded frames of {self.path.name} could not be decoded and are "
-                "left out: it is damaged or truncated"
+                f"left out: {broken} coded frames of {self.path.name} that cannot be decoded; it "
+                "is damaged or truncated"
             )
         if damaged:
-            self.note(f"{damaged} of the frames of {self.path.name} are damaged")
+            self.note(f"{self.path.name} is damaged, which shows in {damaged} of its frames")
 
     def _chosen(self, container: InputContainer) -> VideoStream:
         videos = [
@@ -200,11 +201,17 @@ def opened(file: Path) -> Iterator[InputContainer]:
     except PermissionError:
         raise
     except (av.FFmpegError, OSError, ValueError) as error:
+        index = " (an MP4 that was cut short has lost its index)" if _is_mp4(file) else ""
         raise VideoError(
-            f"cannot read {file}: it is damaged or not a video; copy or download it again"
+            f"cannot read {file}: it is damaged or not a video{index}; copy or download it again"
         ) from error
     with container:
         yield container
+
+
+def _is_mp4(file: Path) -> bool:
+    with file.open("rb") as data:
+        return data.read(8)[4:] == b"ftyp"
 
 
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[Any] | None]:
