@@ -8,6 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from diffusers import FirstBlockCacheConfig
 
 import elevator as el
 from elevator.denoise import Call, count_calls
@@ -164,6 +165,19 @@ def test_texts_are_encoded_once() -> None:
     for _ in range(3):
         painter(torch.zeros(1, 16, 3, 2, 2), Level(*HALF, None))
     assert pipe.encode_prompt.call_count == 1
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_cache_remembers_nothing_of_calls_before(guidance: float) -> None:
+    """A hook calls it at levels and for clips that are no steps of one loop."""
+    level = Level(*HALF, torch.tensor(500.0))
+    one, other = torch.randn(2, 1, 16, 3, 2, 2, generator=torch.Generator().manual_seed(9))
+    pipe = tiny("wan")
+    painter = el.denoiser(pipe, guidance=guidance, **given("wan"))
+    plain = painter(other, level).clean
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=100.0))  # from the second on
+    painter(one, level)
+    assert torch.equal(painter(other, level).clean, plain)
 
 
 def test_unknown_arguments_are_named() -> None:
