@@ -16,6 +16,7 @@ from elevator import world, zoo
 from elevator.denoise import Call, count_calls
 from elevator.errors import CheckError
 from elevator.hosts.codec import Codec, LatentBridge, SameSpace, bridge, codec
+from elevator.samplers import SDEdit
 from tests.builders import make_run, make_step
 from tests.conformance import Drift
 from tests.tiny_pipelines import call, tiny
@@ -281,3 +282,55 @@ def test_large_models_of_one_space_need_no_bridge() -> None:
             elevated = t2i(**call("sdxl") | given, return_dict=False)[0]
     assert elevated.isfinite().all()
     assert not torch.equal(elevated, plain)
+
+
+def test_a_t2i_that_cannot_be_inverted_paints_frame_by_frame() -> None:
+    """Told of no inversion, frames are noised anew: a few-step Flux on Wan's clip."""
+    t2i, t2v = tiny("flux"), tiny("wan")
+    texts = {name: text for name, text in call("wan").items() if "prompt" in name}
+    recipe = el.recipes.videoelevator(
+        el.denoiser(t2v, guidance=2.0, name="T2V", **texts),
+        None,
+        bridge=bridge(t2i, t2v),
+        steps=4,
+        refine=(3, 2),
+        t2v_steps=1,
+        patches=(),
+    )
+    size = {"height": 16, "width": 16}
+    given = {"num_inference_steps": 4, "num_images_per_prompt": 5, **size}
+    with torch.no_grad(), count_calls() as calls:
+        plain = t2i(**call("flux", **given), return_dict=False)[0]
+        with el.attach(t2i, recipe.hook, frames=5):
+            elevated = t2i(**call("flux", **given), return_dict=False)[0]
+    assert elevated.isfinite().all()
+    assert not torch.equal(elevated, plain)
+    planned = el.plan(t2i, recipe.hook, steps=4, frames=5, **size)
+    assert planned.hooks == Counter(calls)
+    assert {made.name for made in calls if "coder" not in made.name} == {"T2V"}
+    with pytest.raises(CheckError, match="mends the error of an inversion"):
+        el.recipes.videoelevator(el.denoiser(t2v, **texts), None, el.denoiser(t2v, **texts))
+
+
+def test_a_t2v_may_be_the_host_and_the_t2i_refine_its_pictures() -> None:
+    """The other way round: each of the clip's pictures, once, and nothing is inverted."""
+    t2i, t2v = tiny("qwen"), tiny("wan")
+    names = ("prompt_embeds", "prompt_embeds_mask")
+    painter = el.denoiser(t2i, guidance=1, name="T2I", **{n: call("qwen")[n] for n in names})
+    hook = el.at({2}, el.through(bridge(t2v, t2i), SDEdit(painter, steps=1)))
+    given = {"num_inference_steps": 4, "num_frames": 5, "height": 16, "width": 16}
+    assert el.check(t2v, hook, steps=4) == ()
+    with torch.no_grad(), count_calls() as calls:
+        plain = t2v(**call("wan", **given), return_dict=False)[0]
+        with el.attach(t2v, hook):
+            refined = t2v(**call("wan", **given), return_dict=False)[0]
+    assert not torch.equal(refined, plain)
+    assert Counter(calls) == {
+        Call("WanPipeline decoder", 1, 2): 1,
+        Call("QwenImagePipeline encoder", 1, 5): 1,
+        Call("T2I", 5, 1): 1,
+        Call("QwenImagePipeline decoder", 1, 5): 1,
+        Call("WanPipeline encoder", 1, 5): 1,
+    }
+    planned = el.plan(t2v, hook, steps=4, frames=5, height=16, width=16)
+    assert planned.hooks == Counter(calls)
