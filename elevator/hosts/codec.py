@@ -73,9 +73,12 @@ class Codec:
             return torch.empty(expected, device="meta")
         raw = (latents.float() * spread + mean).to(self.vae.dtype)
         with torch.no_grad():
-            if _mixes_frames(self.vae):
+            told = inspect.signature(self.vae.decode).parameters
+            if "num_frames" in told:  # it looks at neighbours, and must know whose they are
                 clips = raw.transpose(1, 2)
                 parts = [self.vae.decode(clip, num_frames=len(clip)).sample for clip in clips]
+            elif self.vae.config.get("timestep_conditioning"):  # it may denoise a little; not here
+                parts = [self.vae.decode(raw, temb=raw.new_zeros(len(raw))).sample]
             else:
                 parts = [self.vae.decode(part).sample for part in self._parts(raw)]
         frames = self._whole(parts, latents.shape[0]).float()
@@ -285,11 +288,6 @@ def _is_video(vae: Any) -> bool:
     kinds = (nn.Conv2d, nn.Conv3d)
     first = next(module for module in vae.encoder.modules() if isinstance(module, kinds))
     return isinstance(first, nn.Conv3d)
-
-
-def _mixes_frames(vae: Any) -> bool:
-    """Whether a decoder of pictures looks at their neighbours, and so must know whose they are."""
-    return "num_frames" in inspect.signature(vae.decode).parameters
 
 
 def _mode(encoded: Any) -> Tensor:

@@ -17,7 +17,7 @@ from elevator.denoise import Call, count_calls
 from elevator.errors import CheckError
 from elevator.hosts.codec import Codec, LatentBridge, SameSpace, bridge, codec
 from elevator.samplers import SDEdit
-from tests.builders import make_run, make_step
+from tests.builders import awake, make_run, make_step
 from tests.conformance import Drift
 from tests.tiny_pipelines import call, tiny
 
@@ -185,6 +185,18 @@ def test_every_latent_frame_may_have_statistics_of_its_own() -> None:
         assert torch.equal(own.decode(latents), pipe.vae.decode(raw).sample)
     with pytest.raises(CheckError, match="statistics of 2 latent frames, and was given 3"):
         own.decode(torch.zeros(1, 4, 3, 4, 4))
+
+
+def test_a_decoder_that_denoises_is_told_there_is_no_noise() -> None:
+    """LTX's later autoencoders, as their pipeline tells it by default."""
+    pipe = tiny("ltx")
+    config = dict(pipe.vae.config) | {"timestep_conditioning": True}
+    torch.manual_seed(0)
+    pipe.vae = awake(type(pipe.vae).from_config(config))
+    latents = torch.randn(2, 8, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        wanted = pipe.vae.decode(latents, torch.zeros(2)).sample
+    torch.testing.assert_close(codec(pipe).decode(latents), wanted)
 
 
 def test_sizes_that_one_of_them_cannot_make_are_told() -> None:
