@@ -156,8 +156,11 @@ def videoelevator(
     indices = [steps - point for point in points]
     if lowpass is None:
         lowpass = LowPass("gaussian", temporal=numbers.temporal, spatial=numbers.spatial)
-    # Timesteps mean the same noise only within one kind of schedule.
-    alike = invert is not None and t2v.schedule.space == invert.schedule.space
+    # Timesteps mean the same noise only within one kind of schedule; and flow models of one kind
+    # walk grids shifted by model and size, so that a step of the T2V's could lead up from the T2I's
+    # level.
+    space = t2v.schedule.space
+    alike = invert is not None and space == invert.schedule.space and space != "flow"
     edit: Hook[Any] = SDEdit(t2v, calls, solver or DDIM(), "timestep" if alike else "snr")
     if bridge is not None:
         edit = through(bridge, edit)

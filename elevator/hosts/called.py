@@ -75,7 +75,10 @@ class CalledPipeline:
         return training_schedule(self.pipeline.scheduler)
 
     def walk(self, steps: int) -> Schedule:
-        """The levels the pipeline's scheduler visits in a run of this many steps."""
+        """The levels the pipeline's scheduler visits in a run of this many steps.
+
+        Where they depend on the size of latents, those for the largest the scheduler knows of.
+        """
         return run_schedule(prepared(self.pipeline.scheduler, steps))
 
     @cached_property

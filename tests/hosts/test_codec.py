@@ -190,9 +190,8 @@ def test_every_latent_frame_may_have_statistics_of_its_own() -> None:
 def test_a_decoder_that_denoises_is_told_there_is_no_noise() -> None:
     """LTX's later autoencoders, as their pipeline tells it by default."""
     pipe = tiny("ltx")
-    config = dict(pipe.vae.config) | {"timestep_conditioning": True}
     torch.manual_seed(0)
-    pipe.vae = awake(type(pipe.vae).from_config(config))
+    pipe.vae = awake(type(pipe.vae).from_config(pipe.vae.config, timestep_conditioning=True))
     latents = torch.randn(2, 8, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         wanted = pipe.vae.decode(latents, torch.zeros(2)).sample
@@ -235,6 +234,9 @@ def test_crossing_is_counted() -> None:
 def test_todays_models_elevate_each_other() -> None:
     """A Qwen-Image T2I lifts a Wan T2V: flow matching, transformers, two latent spaces."""
     t2i, t2v = tiny("qwen"), tiny("wan")
+    t2i.scheduler = type(t2i.scheduler).from_config(  # as published
+        t2i.scheduler.config, use_dynamic_shifting=True, max_shift=0.9, shift_terminal=0.02
+    )
     arguments, texts = call("qwen"), call("wan")
     motion = el.denoiser(
         t2v,
