@@ -99,6 +99,7 @@ def plan(
         latent_shape,
         network_of,
         pixels_per_latent,
+        tokens_of,
     )
 
     _, pictures = pixels_per_latent(pipeline)
@@ -106,9 +107,10 @@ def plan(
     problems = check(pipeline, hook, patches, frames=latent_frames, steps=steps)
     if problems:
         raise CheckError(problems)
-    scheduler = prepared(pipeline.scheduler, steps)
+    latents = latent_shape(pipeline, frames, height, width)
+    scheduler = prepared(pipeline.scheduler, steps, tokens_of(pipeline, latents))
     schedule, order = run_schedule(scheduler), family_of(scheduler).order
-    shape = (clips, *latent_shape(pipeline, frames, height, width))
+    shape = (clips, *latents)
     meta = torch.device("meta")
     run = Run(schedule, shape, meta, torch.float32, KeyedNoise(), pictures=pictures)
     blank = torch.empty(shape, device=meta)

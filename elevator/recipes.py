@@ -15,7 +15,7 @@ from elevator.hosts.coefficients import training_schedule
 from elevator.latent import Latent
 from elevator.models.inflate import CrossFrameAttention
 from elevator.patch import Patch
-from elevator.renoise import renoise
+from elevator.renoise import FreshNoise, Renoise, renoise
 from elevator.samplers import DDIM, DDIMInversion, SDEdit, Solver, reinitialise
 from elevator.through import Bridge, through
 
@@ -88,7 +88,7 @@ measures what it costs."""
 
 def videoelevator(
     t2v: Denoiser,
-    invert: Denoiser,
+    invert: Denoiser | None,
     correct: Denoiser | None = None,
     *,
     preset: str | Preset = "zeroscope",
@@ -111,7 +111,9 @@ def videoelevator(
 
     Args:
         t2v: the text-to-video model with the prompt, guidance inside.
-        invert: the T2I as used for inversion: negative prompt, guidance 1.
+        invert: the T2I as used for inversion: negative prompt, guidance 1. None: every refined
+            frame is noised anew and painted on by itself, for T2Is that follow no differential
+            equation back: consistency models, and those distilled to a few steps.
         correct: the T2I as used for the correction: prompt, guidance 1. None: no correction.
         preset: the numbers to start from; arguments given beside it override them.
         steps: num_inference_steps of the run this will be attached to.
@@ -122,7 +124,7 @@ def videoelevator(
             for none.
         solver: makes the T2V's steps; DDIM by default, `LCM()` for consistency models.
         fast: inversions tell the network each latent's own level, which needs no correction, and
-            climb three levels per network call.
+            climb three levels per network call. Without `invert` there is nothing to climb.
         bridge: the way to the T2V's latents where they are not the T2I's: `el.bridge(t2i, t2v)`.
         patches: changes inside the T2I; `()` leaves frames independent.
 
@@ -142,6 +144,11 @@ def videoelevator(
         )
     if calls < 0:
         problems.append(f"t2v_steps is {calls}, but must be 0 or more")
+    if invert is None and correct is not None:
+        problems.append(
+            "correct=... mends the error of an inversion, and there is none without invert=...; "
+            "give both or neither"
+        )
     if problems:
         raise CheckError(problems)
     if not points:
@@ -149,8 +156,11 @@ def videoelevator(
     indices = [steps - point for point in points]
     if lowpass is None:
         lowpass = LowPass("gaussian", temporal=numbers.temporal, spatial=numbers.spatial)
-    # Timesteps mean the same noise only within one kind of schedule.
-    alike = t2v.schedule.space == invert.schedule.space
+    # Timesteps mean the same noise only within one kind of schedule; and flow models of one kind
+    # walk grids shifted by model and size, so that a step of the T2V's could lead up from the T2I's
+    # level.
+    space = t2v.schedule.space
+    alike = invert is not None and space == invert.schedule.space and space != "flow"
     edit: Hook[Any] = SDEdit(t2v, calls, solver or DDIM(), "timestep" if alike else "snr")
     if bridge is not None:
         edit = through(bridge, edit)
@@ -158,7 +168,10 @@ def videoelevator(
         at(indices[:-1], lowpass) if len(indices) > 1 else identity(),
         at(indices, edit),
     )
-    if fast:
+    rule: Renoise[Any]
+    if invert is None:
+        rule = FreshNoise()
+    elif fast:
         rule = DDIMInversion(invert, stride=FAST_STRIDE, told="own")
     else:
         # The host's own call holds the correction's prediction right after a refinement.

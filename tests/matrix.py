@@ -187,7 +187,11 @@ _NO_CONTEXT = Lack(
 _NOT_REGISTERED = Lack(
     "not registered",
     "diffusers does not know the network's blocks for this cache",
-    ("HunyuanVideo15Transformer3DModel", "LTX2VideoTransformer3DModel"),
+    (
+        "HunyuanVideo15Transformer3DModel",
+        "LTX2VideoTransformer3DModel",
+        "SkyReelsV2Transformer3DModel",
+    ),
 )
 _OTHER_NAMES = Lack(
     "Parameter 'hidden_states' not found",

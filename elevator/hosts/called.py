@@ -21,6 +21,7 @@ from elevator.attach import attach
 from elevator.denoise import Call, record_call
 from elevator.errors import CheckError, LayoutError
 from elevator.hook import Hook, Step
+from elevator.hosts.caches import apart_from, memories_of
 from elevator.hosts.coefficients import (
     counts_backwards,
     family_of,
@@ -30,7 +31,7 @@ from elevator.hosts.coefficients import (
     training_schedule,
 )
 from elevator.hosts.layouts import layout_of, to_host
-from elevator.hosts.pipeline import kind_of, knows_its_frames, network_of, pixels_of
+from elevator.hosts.pipeline import kind_of, knows_its_frames, network_of, networks_of, pixels_of
 from elevator.latent import Latent
 from elevator.level import Level, Prediction, read_output, write_output
 from elevator.patch import Patch, calls_of
@@ -74,7 +75,10 @@ class CalledPipeline:
         return training_schedule(self.pipeline.scheduler)
 
     def walk(self, steps: int) -> Schedule:
-        """The levels the pipeline's scheduler visits in a run of this many steps."""
+        """The levels the pipeline's scheduler visits in a run of this many steps.
+
+        Where they depend on the size of latents, those for the largest the scheduler knows of.
+        """
         return run_schedule(prepared(self.pipeline.scheduler, steps))
 
     @cached_property
@@ -107,8 +111,10 @@ class CalledPipeline:
     def _run(self, latents: Latent, level: Level, frames: int | None) -> Step:
         """Run one step from these latents."""
         view = self._view(latents, level)
+        # A cache would take this for the next step of whatever its network was called for before.
+        apart = apart_from(memories_of(networks_of(view)))
         try:
-            with torch.no_grad(), attach(view, _Stop(), self.patches, frames=frames):
+            with torch.no_grad(), apart, attach(view, _Stop(), self.patches, frames=frames):
                 view(**self._told(latents, frames))
         except _StoppedError as stopped:
             if stopped.step.options.get("per_token_timesteps") is not None:

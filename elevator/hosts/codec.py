@@ -5,6 +5,7 @@ few; an image model knows only latents of single pictures. So a clip crosses fro
 as pixels, even where both have the same weights.
 """
 
+import inspect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, final
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from elevator.denoise import Call, record_call
 from elevator.errors import CheckError
-from elevator.hosts.latent_space import TOLERANCE, distance, probe
+from elevator.hosts.latent_space import TOLERANCE, distance, encoding_device, probe
 from elevator.hosts.pipeline import knows_its_frames, pixels_per_latent
 from elevator.latent import Latent
 from elevator.through import Bridge, Other, Shape
@@ -32,8 +33,8 @@ class Codec:
 
     Attributes:
         vae: the autoencoder.
-        mean: $\mu$, `(c,)`.
-        spread: $s$, `(c,)`.
+        mean: $\mu$, `(c, 1)`; `(c, f)` where every latent frame has its own (Cosmos).
+        spread: $s$, of the same shape.
         space: pixels along a side of a latent pixel.
         time: pictures of a latent frame after the first; 1 where every picture has its own.
         name: what `el.plan` calls it.
@@ -41,8 +42,8 @@ class Codec:
     """
 
     vae: Any = field(repr=False)
-    mean: Float[Tensor, " c"] = field(repr=False)
-    spread: Float[Tensor, " c"] = field(repr=False)
+    mean: Float[Tensor, "c m"] = field(repr=False)
+    spread: Float[Tensor, "c m"] = field(repr=False)
     space: int
     time: int
     name: str
@@ -59,30 +60,82 @@ class Codec:
         return b, len(self.mean), (f - 1) // self.time + 1, h // self.space, w // self.space
 
     def decode(self, latents: Latent) -> Frames:
-        """Frames in about [-1, 1]."""
+        """Frames in about [-1, 1].
+
+        Raises:
+            CheckError: the autoencoder has no statistics for so many latent frames, or makes
+                another number of pictures of them.
+        """
+        expected = self.frames_shape(_five(latents))
+        mean, spread = self._factors(latents.shape[2], latents.device)
         record_call(Call(f"{self.name} decoder", latents.shape[0], latents.shape[2]))
         if latents.is_meta:
-            return torch.empty(self.frames_shape(_five(latents)), device="meta")
-        raw = latents.float() * self._factor(self.spread, latents)
-        raw = (raw + self._factor(self.mean, latents)).to(self.vae.dtype)
+            return torch.empty(expected, device="meta")
+        raw = (latents.float() * spread + mean).to(self.vae.dtype)
         with torch.no_grad():
-            parts = [self.vae.decode(part).sample for part in self._parts(raw)]
-        return self._whole(parts, latents.shape[0]).float()
+            told = inspect.signature(self.vae.decode).parameters
+            if "num_frames" in told:  # it looks at neighbours, and must know whose they are
+                clips = raw.transpose(1, 2)
+                parts = [self.vae.decode(clip, num_frames=len(clip)).sample for clip in clips]
+            elif self.vae.config.get("timestep_conditioning"):  # it may denoise a little; not here
+                parts = [self.vae.decode(raw, temb=raw.new_zeros(len(raw))).sample]
+            else:
+                parts = [self.vae.decode(part).sample for part in self._parts(raw)]
+        frames = self._whole(parts, latents.shape[0]).float()
+        self._require(frames, expected, f"decodes {latents.shape[2]} latent frames")
+        return frames
 
     def encode(self, frames: Frames) -> Latent:
-        """Clean latents of frames in [-1, 1]: the mode of the posterior."""
+        """Clean latents of frames in [-1, 1]: the mode of the posterior.
+
+        Raises:
+            CheckError: the autoencoder does not take frames of that number or size.
+        """
+        _, _, count, height, width = frames.shape
+        if (count - 1) % self.time or height % self.space or width % self.space:
+            clips = f"{self.time}k + 1 pictures" if self.time > 1 else "pictures"
+            raise CheckError(
+                [
+                    f"{self.name} encodes {clips} with sides that are multiples of {self.space} "
+                    f"pixels, not {count} of {width}x{height}; give the host a size and length "
+                    "that both autoencoders can make"
+                ]
+            )
+        expected = self.latent_shape(_five(frames))
+        mean, spread = self._factors(expected[2], frames.device)
         record_call(Call(f"{self.name} encoder", frames.shape[0], frames.shape[2]))
         if frames.is_meta:
-            return torch.empty(self.latent_shape(_five(frames)), device="meta")
+            return torch.empty(expected, device="meta")
         with torch.no_grad():
             parts = [
                 _mode(self.vae.encode(part)) for part in self._parts(frames.to(self.vae.dtype))
             ]
         raw = self._whole(parts, frames.shape[0]).float()
-        return (raw - self._factor(self.mean, raw)) / self._factor(self.spread, raw)
+        self._require(raw, expected, f"encodes {count} pictures")
+        return (raw - mean) / spread
 
-    def _factor(self, values: Float[Tensor, " c"], like: Latent) -> Float[Tensor, "c 1 1 1"]:
-        return values.to(like.device, torch.float32).view(-1, 1, 1, 1)
+    def _factors(self, frames: int, device: torch.device) -> list[Float[Tensor, "c n 1 1"]]:
+        """Mean and spread of so many latent frames."""
+        known = self.mean.shape[1]
+        if 1 < known < frames:
+            raise CheckError(
+                [
+                    f"{self.name} knows the statistics of {known} latent frames, and was given "
+                    f"{frames}; give the host fewer frames"
+                ]
+            )
+        factors = (values[:, :frames, None, None] for values in (self.mean, self.spread))
+        return [values.to(device, torch.float32) for values in factors]
+
+    def _require(self, made: Tensor, expected: Shape, does: str) -> None:
+        if tuple(made.shape) != expected:
+            raise CheckError(
+                [
+                    f"{self.name} {does} to {tuple(made.shape)}, where {expected} (b c f h w) was "
+                    "expected, so the clip cannot cross; give the host another number of frames "
+                    "(CogVideoX's autoencoder takes odd numbers of latent frames only)"
+                ]
+            )
 
     def _parts(self, clip: Tensor) -> Iterator[Tensor]:
         """As the autoencoder takes a clip: whole, or some pictures at once."""
@@ -208,12 +261,21 @@ def bridge(here: Any, there: Any) -> Bridge:
         CheckError: one of them has no autoencoder, or no known normalisation.
     """
     own, other = codec(here), codec(there)
-    clip = probe(8 * max(own.space, other.space))
-    clip = torch.stack([clip.roll(4 * shift, -1) for shift in range(5)], dim=2)
-    seen, told = (one.encode(clip.to(one.vae.device)).cpu() for one in (own, other))
-    if seen.shape == told.shape and distance(seen, told) <= TOLERANCE:
-        return SameSpace()
+    if _kind(own) == _kind(other):
+        picture = probe(8 * own.space)
+        clip = torch.stack([picture.roll(4 * shift, -1) for shift in range(own.time + 1)], dim=2)
+        seen, told = (
+            one.encode(clip.to(encoding_device(pipeline))).cpu()
+            for one, pipeline in ((own, here), (other, there))
+        )
+        if distance(seen, told) <= TOLERANCE:
+            return SameSpace()
     return LatentBridge(own, other)
+
+
+def _kind(one: Codec) -> tuple[int, int, int]:
+    """What the shape of its latents depends on."""
+    return one.space, one.time, len(one.mean)
 
 
 def _five(tensor: Tensor) -> Shape:
@@ -235,27 +297,29 @@ def _mode(encoded: Any) -> Tensor:
 
 
 def _normalisation(pipeline: Any) -> tuple[Tensor, Tensor]:
-    """Mean and spread of an autoencoder's raw latents, as its pipeline takes them out."""
+    """Mean and spread `(c, m)` of an autoencoder's raw latents, as its pipeline takes them out."""
     vae, config = pipeline.vae, pipeline.vae.config
     scale = config.get("scaling_factor")
+    channels = config.get("latent_channels") or config.get("z_dim")
     # In the configuration, or (LTX) among the weights.
     means, spreads = (
         config.get(name) if config.get(name) is not None else vars(vae)["_buffers"].get(name)
         for name in ("latents_mean", "latents_std")
     )
-    if means is not None and spreads is not None:
-        mean, spread = (torch.as_tensor(v).flatten().float().cpu() for v in (means, spreads))
+    if channels and means is not None and spreads is not None:
+        mean, spread = (
+            torch.as_tensor(v).float().cpu().reshape(channels, -1) for v in (means, spreads)
+        )
         # Cosmos' networks take latents of its scheduler's spread.
         cosmos = type(pipeline).__name__.startswith("Cosmos")
         data = float(pipeline.scheduler.config.get("sigma_data", 1.0)) if cosmos else 1.0
         return mean, spread / ((scale or 1.0) * data)
-    if scale is None:
+    if not channels or scale is None:
         raise CheckError(
             [
                 f"{type(vae).__name__} has neither scaling_factor nor latents_mean and "
-                "latents_std, so how its latents are normalised is not known"
+                "latents_std for latent_channels, so how its latents are normalised is not known"
             ]
         )
     shift = config.get("shift_factor") or 0.0
-    channels = int(config["latent_channels"])
-    return torch.full((channels,), float(shift)), torch.full((channels,), 1 / float(scale))
+    return torch.full((channels, 1), float(shift)), torch.full((channels, 1), 1 / float(scale))

@@ -5,6 +5,7 @@ estimate is the same affine reading of (sample, model_output) in all of them (`e
 """
 
 import copy
+import inspect
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -200,20 +201,44 @@ def level_of_call(scheduler: Any, position: int, timestep: Any) -> Level:
     return Level(alpha, sigma, told)
 
 
-def prepared(scheduler: Any, steps: int) -> Any:
+def prepared(scheduler: Any, steps: int, tokens: int | None = None) -> Any:
     """A copy of a scheduler, ready for a run of this many steps.
+
+    Args:
+        scheduler: the pipeline's.
+        steps: num_inference_steps.
+        tokens: of a row of latents, on which the levels of some flow models depend; by default, and
+            where it does not matter, as many as their configuration goes up to.
 
     Raises:
         CheckError: it has no such run.
     """
     copied = copy.deepcopy(scheduler)
+    taken = inspect.signature(scheduler.set_timesteps).parameters
+    shifts = scheduler.config.get("use_dynamic_shifting") and "mu" in taken
+    given = {"mu": _shift(scheduler, tokens)} if shifts else {}
     try:
-        copied.set_timesteps(steps)
+        copied.set_timesteps(steps, **given)
     except ValueError as error:
         raise CheckError(
             [f"the pipeline's scheduler has no run of {steps} steps: {error}"]
         ) from error
     return copied
+
+
+def _shift(scheduler: Any, tokens: int | None) -> float:
+    """How far levels are shifted towards noise: linear in the number of tokens (diffusers' `mu`).
+
+    Esser et al. 2024, arXiv 2403.03206, section 5.3.2; as Flux, Qwen-Image and LTX do it.
+    """
+
+    def number(name: str, otherwise: float) -> float:
+        found = scheduler.config.get(name)
+        return float(otherwise if found is None else found)
+
+    few, many = number("base_image_seq_len", 256), number("max_image_seq_len", 4096)
+    low, high = number("base_shift", 0.5), number("max_shift", 1.15)
+    return low + (high - low) * ((many if tokens is None else tokens) - few) / (many - few)
 
 
 def run_schedule(scheduler: Any) -> Schedule:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-__all__ = ["TOLERANCE", "distance", "probe", "same_latent_space"]
+__all__ = ["TOLERANCE", "distance", "encoding_device", "probe", "same_latent_space"]
 
 TOLERANCE = 0.02
 """Half precision moves latents by a tenth of that, another encoder by fifty times that."""
@@ -77,10 +77,15 @@ def distance(first: Float[Tensor, "..."], second: Float[Tensor, "..."]) -> float
     return float((first - second).norm() / torch.maximum(first.norm(), second.norm()))
 
 
+def encoding_device(pipeline: Any) -> torch.device:
+    """Where a pipeline's autoencoder wants its pictures."""
+    offloaded = hasattr(pipeline.vae, "_hf_hook")  # then its weights come to where it runs
+    device: torch.device = pipeline._execution_device if offloaded else pipeline.vae.device
+    return device
+
+
 def _encode(pipeline: Any) -> Float[Tensor, "1 c h w"]:
-    vae = pipeline.vae
-    offloaded = hasattr(vae, "_hf_hook")  # then its weights come to where the pipeline runs
-    device = pipeline._execution_device if offloaded else vae.device
+    vae, device = pipeline.vae, encoding_device(pipeline)
     with torch.no_grad():
         latents: Tensor = vae.encode(
             probe(8 * _downscale(vae)).to(device, vae.dtype)

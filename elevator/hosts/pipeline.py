@@ -27,6 +27,7 @@ __all__ = [
     "quiet_deprecation",
     "refusal_of",
     "seeds_of",
+    "tokens_of",
     "watch_latents",
     "watch_network",
 ]
@@ -129,6 +130,15 @@ def latent_shape(
         height // space if height else int(own_height),
         width // space if width else int(own_width),
     )
+
+
+def tokens_of(pipeline: Any, shape: Sequence[int]) -> int:
+    """Tokens of latents `(c, f, h, w)` in one row of a transformer's batch."""
+    _, frames, rows, columns = shape
+    pattern, config = declared_layout(pipeline) or "", getattr(network_of(pipeline), "config", None)
+    patch = PATCH["p"] if "p" in pattern else getattr(config, "patch_size", None) or 1
+    side = int(patch if isinstance(patch, int) else patch[-1])
+    return (rows // side) * (columns // side) * (frames if knows_its_frames(pipeline) else 1)
 
 
 def _channels(pipeline: Any) -> int:

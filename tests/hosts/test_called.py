@@ -8,13 +8,15 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from diffusers import FirstBlockCacheConfig
 
 import elevator as el
 from elevator.denoise import Call, count_calls
 from elevator.errors import CheckError
 from elevator.hook import Hook, Step
 from elevator.hosts.called import CalledPipeline
-from elevator.hosts.pipeline import knows_its_frames
+from elevator.hosts.coefficients import _shift
+from elevator.hosts.pipeline import knows_its_frames, tokens_of
 from elevator.latent import Latent, current_frames
 from elevator.level import Level, Prediction
 from tests.tiny_pipelines import NAMES, call, tiny
@@ -149,6 +151,50 @@ def test_one_prompt_serves_all_clips_and_other_numbers_are_told() -> None:
         el.denoiser(tiny("svd"), guidance=5.0)
 
 
+@pytest.mark.parametrize("name", ["flux", "qwen", "sd3", "ltx"])
+def test_levels_may_depend_on_the_size_of_the_latents(name: str) -> None:
+    """As those of the published Flux, Qwen-Image and LTX do: in a run, before it and for a call."""
+    pipe = tiny(name)
+    pipe.scheduler = type(pipe.scheduler).from_config(
+        pipe.scheduler.config, use_dynamic_shifting=True, shift_terminal=0.1
+    )
+    seen: list[Step] = []
+    frames = None if knows_its_frames(pipe) else 1
+    assert el.check(pipe, el.identity(), frames=frames, steps=4) == ()
+    with torch.no_grad(), el.attach(pipe, Looking(seen), frames=frames):
+        pipe(**call(name))
+    asked = {key: call(name).get(key) for key in ("height", "width")}
+    pictures = call(name).get("num_frames", 1)
+    planned: list[Step] = []
+
+    def watching(clean: Latent, step: Step) -> Latent:
+        planned.append(step)
+        return clean
+
+    el.plan(pipe, el.stateless(watching), steps=2, frames=pictures, **asked)
+    assert float(planned[0].level.sigma) == pytest.approx(float(seen[0].level.sigma), abs=1e-3)
+    assert float(planned[-1].level.sigma) == pytest.approx(0.1, abs=1e-3)
+    whole_clip = CalledPipeline(pipe, given(name), guided=True, name=name)
+    made = whole_clip(seen[-1].noisy, seen[-1].level)
+    torch.testing.assert_close(made.clean, seen[-1].predicted.clean, atol=2e-5, rtol=0)
+
+
+def test_levels_are_shifted_as_pipelines_do() -> None:
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+    pipe = tiny("flux")
+    pipe.scheduler.register_to_config(use_dynamic_shifting=True, base_shift=0.4, max_shift=1.2)
+    config = pipe.scheduler.config
+    for shape in ((4, 1, 32, 32), (4, 1, 128, 96)):
+        tokens = tokens_of(pipe, shape)
+        assert tokens == shape[2] * shape[3] // 4
+        limits = (config.base_image_seq_len, config.max_image_seq_len, 0.4, 1.2)
+        assert _shift(pipe.scheduler, tokens) == pytest.approx(calculate_shift(tokens, *limits))
+    assert _shift(pipe.scheduler, None) == pytest.approx(1.2)
+    assert tokens_of(tiny("ltx"), (8, 3, 4, 5)) == 3 * 4 * 5
+    assert tokens_of(tiny("qwen"), (16, 5, 8, 6)) == 4 * 3
+
+
 def test_calls_are_counted_without_running() -> None:
     meta = torch.empty(1, 16, 3, 8, 12, device="meta")
     with count_calls() as calls:
@@ -164,6 +210,19 @@ def test_texts_are_encoded_once() -> None:
     for _ in range(3):
         painter(torch.zeros(1, 16, 3, 2, 2), Level(*HALF, None))
     assert pipe.encode_prompt.call_count == 1
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_cache_remembers_nothing_of_calls_before(guidance: float) -> None:
+    """A hook calls it at levels and for clips that are no steps of one loop."""
+    level = Level(*HALF, torch.tensor(500.0))
+    one, other = torch.randn(2, 1, 16, 3, 2, 2, generator=torch.Generator().manual_seed(9))
+    pipe = tiny("wan")
+    painter = el.denoiser(pipe, guidance=guidance, **given("wan"))
+    plain = painter(other, level).clean
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=100.0))  # from the second on
+    painter(one, level)
+    assert torch.equal(painter(other, level).clean, plain)
 
 
 def test_unknown_arguments_are_named() -> None:

@@ -16,6 +16,7 @@ from torch import nn
 
 import elevator as el
 from elevator.denoise import Call, count_calls
+from elevator.hosts.codec import _mode, codec
 from elevator.hosts.single_files import _motion_config
 from elevator.models import CrossFrameAttention
 from elevator.samplers import DDIMInversion, SDEdit
@@ -74,6 +75,8 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "AnimateDiff SDXL": ("MotionAdapter", _XL_MOTION),
     "Wan 2.1 1.3B": ("WanTransformer3DModel", _WAN),
     "Wan VAE": ("AutoencoderKLWan", {}),
+    "Qwen-Image": ("QwenImageTransformer2DModel", {}),
+    "Qwen-Image VAE": ("AutoencoderKLQwenImage", {}),
 }
 
 
@@ -113,6 +116,57 @@ def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
 def test_as_many_parameters_as_published(name: str, total: int, known: int | None) -> None:
     assert _count(published(name)) == total
     assert known is None or abs(total - known) < 500_000
+
+
+_LAYERS: dict[str, dict[str, tuple[int, ...]]] = {
+    "SD 1.5": {
+        "down_blocks.0.attentions.0.proj_in.weight": (320, 320, 1, 1),
+        "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight": (1280, 768),
+        "up_blocks.3.attentions.2.transformer_blocks.0.ff.net.0.proj.weight": (2560, 320),
+    },
+    "SD 2.1": {
+        "down_blocks.0.attentions.0.proj_in.weight": (320, 320),
+        "down_blocks.2.attentions.1.transformer_blocks.0.attn2.to_v.weight": (1280, 1024),
+    },
+    "SDXL": {
+        "add_embedding.linear_1.weight": (1280, 2816),
+        "down_blocks.2.attentions.1.transformer_blocks.9.attn2.to_k.weight": (1280, 2048),
+        "mid_block.attentions.0.transformer_blocks.9.attn1.to_q.weight": (1280, 1280),
+    },
+    "ZeroScope": {
+        "transformer_in.proj_in.weight": (512, 320),
+        "down_blocks.0.temp_convs.1.conv4.3.weight": (320, 320, 3, 1, 1),
+        "up_blocks.1.temp_attentions.2.transformer_blocks.0.attn1.to_q.weight": (1280, 1280),
+        "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight": (1280, 1024),
+    },
+    "AnimateDiff v1.5.2": {
+        "mid_block.motion_modules.0.transformer_blocks.0.pos_embed.pe": (1, 32, 1280),
+        "up_blocks.3.motion_modules.2.transformer_blocks.0.attn2.to_v.weight": (320, 320),
+    },
+    "AnimateDiff v3": {
+        "down_blocks.3.motion_modules.1.transformer_blocks.0.attn1.to_q.weight": (1280, 1280),
+        "down_blocks.0.motion_modules.0.transformer_blocks.0.ff.net.0.proj.weight": (2560, 320),
+    },
+    "AnimateDiff SDXL": {
+        "down_blocks.2.motion_modules.1.transformer_blocks.0.pos_embed.pe": (1, 32, 1280),
+        "up_blocks.2.motion_modules.2.proj_in.weight": (320, 320),
+    },
+    "Wan 2.1 1.3B": {
+        "patch_embedding.weight": (1536, 16, 1, 2, 2),
+        "condition_embedder.text_embedder.linear_1.weight": (1536, 4096),
+        "blocks.29.attn2.to_k.weight": (1536, 1536),
+        "blocks.29.ffn.net.0.proj.weight": (8960, 1536),
+        "proj_out.weight": (64, 1536),
+    },
+}
+
+
+@pytest.mark.parametrize("name", _LAYERS)
+def test_folders_have_the_published_names_and_shapes(name: str) -> None:
+    shapes = _shapes(published(name))
+    assert {key: shapes.get(key) for key in _LAYERS[name]} == _LAYERS[name]
+    blocks = {key.split(".")[1] for key in shapes if key.startswith("mid_block.motion_modules")}
+    assert bool(blocks) == (name == "AnimateDiff v1.5.2")
 
 
 @pytest.mark.parametrize(
@@ -248,6 +302,18 @@ def _wan() -> Any:
     )
 
 
+def _qwen() -> Any:
+    from diffusers import QwenImagePipeline
+
+    return QwenImagePipeline(
+        transformer=published("Qwen-Image"),
+        vae=published("Qwen-Image VAE"),
+        text_encoder=None,
+        tokenizer=None,
+        scheduler=scheduler_of("FlowMatchEulerDiscreteScheduler"),
+    )
+
+
 @pytest.mark.parametrize(
     ("build", "frames", "pixels", "latents", "call"),
     [
@@ -263,8 +329,9 @@ def _wan() -> Any:
         (_zeroscope, 24, (320, 576), (4, 24, 40, 72), ("UNet3DConditionModel", 2, 24)),
         (_animatediff, 16, (512, 512), (4, 16, 64, 64), ("UNetMotionModel", 2, 16)),
         (_wan, 81, (480, 832), (16, 21, 60, 104), ("WanTransformer3DModel", 2, 21)),
+        (_qwen, 5, (928, 1664), (16, 5, 116, 208), ("QwenImageTransformer2DModel", 10, 1)),
     ],
-    ids=["SD 1.5", "SD 2.1", "SDXL", "ZeroScope", "AnimateDiff", "Wan 2.1"],
+    ids=["SD 1.5", "SD 2.1", "SDXL", "ZeroScope", "AnimateDiff", "Wan 2.1", "Qwen-Image"],
 )
 def test_elevator_sees_latents_and_calls(
     build: Callable[[], Any],
@@ -318,3 +385,54 @@ def test_a_transformer_is_called_as_a_whole_and_not_inflated() -> None:
     assert calls == [Call("T2V", 1, 21)]
     (problem,) = CrossFrameAttention().check(published("Wan 2.1 1.3B"))
     assert "no self-attention" in problem or "mixes frames" in problem
+
+
+@pytest.mark.parametrize(
+    ("build", "frames", "pixels"),
+    [
+        (_wan, 17, (480, 832)),
+        (_qwen, 2, (928, 1664)),
+        (_xl, 2, (1024, 1024)),
+        (_zeroscope, 2, (320, 576)),
+    ],
+    ids=["Wan 2.1", "Qwen-Image", "SDXL", "ZeroScope"],
+)
+def test_autoencoders_make_the_shapes_that_are_foretold(
+    build: Callable[[], Any], frames: int, pixels: tuple[int, int]
+) -> None:
+    """The published autoencoders themselves, run without data."""
+    own = codec(build())
+    height, width = pixels
+    latents = own.latent_shape((1, 3, frames, height, width))
+    clip = torch.empty((1, 3, frames, height, width), device="meta")
+    with torch.no_grad():
+        encoded = own._whole([_mode(own.vae.encode(part)) for part in own._parts(clip)], 1)
+        decoded = own._whole([own.vae.decode(part).sample for part in own._parts(encoded)], 1)
+    assert tuple(encoded.shape) == latents
+    assert decoded.shape == clip.shape == own.frames_shape(latents)
+
+
+def test_todays_models_elevate_each_other_at_real_shapes() -> None:
+    """Wan 2.1 lifted by Qwen-Image, 81 pictures of 480p: what crosses, and what that takes."""
+    t2i, t2v = _qwen(), _wan()
+    there, here = torch.empty((1, 512, 4096), device="meta"), make_latent((1, 77, 3584))
+    way = el.bridge(t2i, t2v)
+    assert way.shape_across((1, 16, 81, 60, 104)) == (1, 16, 21, 60, 104)
+    recipe = el.recipes.videoelevator(
+        el.denoiser(t2v, prompt_embeds=there, negative_prompt_embeds=there, name="T2V"),
+        el.denoiser(t2i, prompt_embeds=here.to("meta"), guidance=1.0, name="T2I"),
+        bridge=way,
+        refine=(45, 25),
+        fast=True,
+        patches=(),
+    )
+    assert el.check(t2i, recipe.hook, frames=81, steps=50) == ()
+    plan = el.plan(t2i, recipe.hook, steps=50, frames=81, height=480, width=832)
+    assert plan.hooks == {
+        Call("QwenImagePipeline decoder", 1, 81): 2,
+        Call("WanPipeline encoder", 1, 81): 2,
+        Call("T2V", 2, 21): 16,
+        Call("WanPipeline decoder", 1, 21): 2,
+        Call("QwenImagePipeline encoder", 1, 81): 2,
+        Call("T2I", 81, 1): 15 + 8,  # every third of the 44 and the 24 levels below
+    }
