@@ -39,8 +39,10 @@ __all__ = [
     "published_windows",
     "scaled",
     "seam_energy",
+    "share",
     "spans",
     "tiles",
+    "trimmed",
     "weights",
 ]
 
@@ -75,6 +77,26 @@ def spans(size: int, length: int, overlap: int) -> list[range]:
 def scaled(plan: Sequence[range], factor: int) -> list[range]:
     """The same windows on a grid `factor` times as fine, such as an upscaler's output."""
     return [range(span.start * factor, span.stop * factor) for span in plan]
+
+
+def trimmed(plan: Sequence[range], margin: int) -> list[range]:
+    """Windows without their outermost places, but at the ends of the axis.
+
+    Where a network looks `margin` places around, what it says of the rest is what it would say of
+    the whole axis: windows that overlap by twice as much leave no seam at all.
+
+    Args:
+        plan: windows in order, which overlap by at least `2 * margin`.
+        margin: >= 0.
+    """
+    size = plan[-1].stop
+    return [
+        range(
+            span.start + (margin if span.start > 0 else 0),
+            span.stop - (margin if span.stop < size else 0),
+        )
+        for span in plan
+    ]
 
 
 class Tile(NamedTuple):
@@ -116,6 +138,10 @@ class Tiles:
         """The same tiles on a grid `factor` times as fine."""
         return Tiles(tuple(scaled(self.rows, factor)), tuple(scaled(self.columns, factor)))
 
+    def trimmed(self, margin: int) -> "Tiles":
+        """The same tiles without their outermost pixels, but at the image's edges."""
+        return Tiles(tuple(trimmed(self.rows, margin)), tuple(trimmed(self.columns, margin)))
+
 
 def tiles(height: int, width: int, length: int, overlap: int) -> Tiles:
     """Square tiles over an image; `spans` along each side.
@@ -133,13 +159,38 @@ def weights(plan: Sequence[range]) -> Float[Tensor, "windows size"]:
     """The weight of every window at every place, 0 outside it; float64, columns sum to one.
 
     Args:
-        plan: windows, in any order, that leave no place out.
+        plan: different windows, in any order, that leave no place out.
     """
-    hats = torch.zeros(len(plan), max(span.stop for span in plan), dtype=torch.float64)
-    for row, span in zip(hats, plan, strict=True):
-        near = torch.arange(1.0, len(span) + 1, dtype=torch.float64)
-        row[span.start : span.stop] = torch.minimum(near, near.flip(0))
-    return hats / hats.sum(0)
+    made = torch.zeros(len(plan), max(span.stop for span in plan), dtype=torch.float64)
+    order = sorted(plan, key=lambda span: span.start)
+    for row, span in zip(made, plan, strict=True):
+        row[span.start : span.stop] = share(order.index(span), order)
+    return made
+
+
+def share(index: int, plan: Sequence[range]) -> Float[Tensor, " n"]:
+    """The weights within one window of an ordered plan, its row of `weights`; float64.
+
+    Only windows that reach into it are looked at, so that a long plan takes no longer.
+    """
+    span = plan[index]
+    first = last = index
+    while first > 0 and plan[first - 1].stop > span.start:
+        first -= 1
+    while last + 1 < len(plan) and plan[last + 1].start < span.stop:
+        last += 1
+    total = torch.zeros(len(span), dtype=torch.float64)
+    for other in plan[first : last + 1]:
+        start, stop = max(span.start, other.start), min(span.stop, other.stop)
+        hat = _hat(other)[start - other.start : stop - other.start]
+        total[start - span.start : stop - span.start] += hat
+    return _hat(span) / total
+
+
+def _hat(span: range) -> Float[Tensor, " n"]:
+    """How near each place of a window is to its middle: 1, 2, ..., 2, 1."""
+    near = torch.arange(1.0, len(span) + 1, dtype=torch.float64)
+    return torch.minimum(near, near.flip(0))
 
 
 def blend(
@@ -162,7 +213,6 @@ def blend(
     Raises:
         ValueError: fewer or more parts than windows, or a part of another length.
     """
-    rows = weights(plan)
     held: Tensor | None = None
     for index, (span, part) in enumerate(zip(plan, parts, strict=True)):
         if part.shape[dim] != len(span):
@@ -174,7 +224,7 @@ def blend(
             continue
         wide = torch.promote_types(part.dtype, torch.float32)
         shape = [-1 if axis == dim % part.ndim else 1 for axis in range(part.ndim)]
-        mine = part * rows[index, span.start : span.stop].to(part.device, wide).view(shape)
+        mine = part * share(index, plan).to(part.device, wide).view(shape)
         if held is not None:
             shared = held.shape[dim]
             both = held + mine.narrow(dim, 0, shared)

@@ -22,6 +22,7 @@ from elevator.video.windows import (
     seam_energy,
     spans,
     tiles,
+    trimmed,
     weights,
 )
 from tests.builders import make_latent
@@ -68,6 +69,16 @@ def test_numbers_out_of_range_are_told(size: int, length: int, overlap: int) -> 
 def test_a_finer_grid_has_the_same_windows(axis: Axis, factor: int) -> None:
     fine = spans(axis.size * factor, axis.length * factor, axis.overlap * factor)
     assert scaled(axis.plan, factor) == fine
+
+
+@given(axis=axes(), margin=st.integers(0, 9))
+def test_trimmed_windows_still_leave_nothing_out(axis: Axis, margin: int) -> None:
+    margin = min(margin, axis.overlap // 2)
+    made = trimmed(axis.plan, margin)
+    assert sorted({place for span in made for place in span}) == list(range(axis.size))
+    for span, whole in zip(made, axis.plan, strict=True):
+        around = range(max(0, span.start - margin), min(axis.size, span.stop + margin))
+        assert around == whole, "all that is kept has its surroundings in the window"
 
 
 # --- the weights ----------------------------------------------------------------------------------
