@@ -9,6 +9,7 @@ from elevator.filters.flow import DIS as DIS
 from elevator.filters.flow import Flow as Flow
 from elevator.filters.flow import FlowEstimator as FlowEstimator
 from elevator.filters.lowpass import LowPass as LowPass
+from elevator.filters.propagate import Propagate as Propagate
 from elevator.filters.warp import consistent as consistent
 from elevator.filters.warp import warp as warp
 
@@ -19,6 +20,7 @@ __all__ = [
     "Flow",
     "FlowEstimator",
     "LowPass",
+    "Propagate",
     "consistent",
     "warp",
 ]
