@@ -5,6 +5,8 @@ if __name__ != "elevator.filters":
 
 from elevator.filters.clamp import Clamp as Clamp
 from elevator.filters.clamp import DynamicThreshold as DynamicThreshold
+from elevator.filters.colour import adain as adain
+from elevator.filters.colour import wavelet as wavelet
 from elevator.filters.flow import DIS as DIS
 from elevator.filters.flow import Flow as Flow
 from elevator.filters.flow import FlowEstimator as FlowEstimator
@@ -21,6 +23,8 @@ __all__ = [
     "FlowEstimator",
     "LowPass",
     "Propagate",
+    "adain",
     "consistent",
     "warp",
+    "wavelet",
 ]

@@ -11,7 +11,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from elevator.filters import Flow, Propagate, consistent, warp
+from elevator.filters import Flow, Propagate, adain, consistent, warp, wavelet
+from elevator.filters.colour import low_frequencies
 from tests.builders import make_run, make_step
 from tests.parity.cases import folder_of, keys_of, offer, read_tensors
 
@@ -44,6 +45,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         ),
         ("short", "02_propagation", ("out.t2", "out_from_2x_flows")),
         ("masks", "02_propagation", ("mask_backward_pass",)),
+        ("coloured", "03_color", ("adain", "wavelet", "wavelet_uint8_thwc", "wavelet_high")),
     ):
         if name in metafunc.fixturenames:
             found = [case for case in cases if case in keys_of(folder / file)]
@@ -117,3 +119,23 @@ def test_masks_of_the_passes(masks: str, path: Path) -> None:
     assert passes is not None
     assert torch.equal(passes.backward.trusted.float(), tensors[masks])
     assert torch.equal(passes.forward.trusted.float(), tensors["mask_forward_pass"])
+
+
+def test_colour(coloured: str, path: Path) -> None:
+    tensors = read_tensors(path)
+    frames, reference = tensors["output"], tensors["lr_bicubic_x4"]
+    if coloured == "adain":
+        _close(adain(frames, reference), tensors["adain"])
+    elif coloured == "wavelet_high":
+        low = low_frequencies(frames[:1])
+        _close(frames[:1] - low, tensors["wavelet_high"])
+        _close(low, tensors["wavelet_low"])
+    elif coloured == "wavelet":
+        _close(wavelet(frames, reference), tensors["wavelet"])
+    else:
+        # As it is saved there: clamped, and cut to whole numbers.
+        unit = (wavelet(frames, reference) / 2 + 0.5).clamp(0, 1)
+        levels = rearrange((unit * 255).to(torch.uint8), "t c h w -> t h w c")
+        apart = (levels.short() - tensors[coloured].short()).abs()
+        assert apart.max() <= 1
+        assert apart.float().mean() < 1e-3
