@@ -62,6 +62,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "elevator.filters": CORE,
     "elevator.samplers": CORE,
     "elevator.models": CORE,
+    "elevator.models.raft": (*CORE, "elevator.models", "elevator.filters.flow"),  # what it gives
     "elevator.hosts": (*CORE, "elevator.samplers"),
     "elevator.hosts.called": (*CORE, "elevator.attach", "elevator.hosts"),
     "elevator.recipes": (*CORE, *RUN, *PARTS),
