@@ -10,11 +10,12 @@ This is the large network of Teed & Deng 2020 (arXiv 2003.12039), in the layout 
 authors published.
 """
 
+import importlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar, final
+from typing import Any, TypeVar, final
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -187,15 +188,15 @@ def torchvision_raft(
         ImportError: torchvision is not installed.
     """
     try:
-        from torchvision.models.optical_flow import raft_large
+        models: Any = importlib.import_module("torchvision.models.optical_flow")
     except ImportError as error:
         raise ImportError(
-            "torchvision_raft needs torchvision: pip install torchvision, in the build that fits "
-            "your torch; or use RAFT.from_published(...) or elevator.filters.DIS(), which do not"
+            "torchvision_raft needs torchvision, in the build that fits your torch: "
+            "pip install 'elevator[torchvision]'; RAFT.from_published(...) and "
+            "elevator.filters.DIS() do without"
         ) from error
-    return _TorchvisionRAFT(
-        raft_large(weights=weights, progress=False).eval().to(device), iterations
-    )
+    network = models.raft_large(weights=weights, progress=False)
+    return _TorchvisionRAFT(network.eval().to(device), iterations)
 
 
 def _both_ways(

@@ -243,5 +243,5 @@ def test_vectors_are_scaled_back_component_by_component(
 
 def test_without_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(ImportError, match=r"pip install torchvision, .* or use RAFT\.from_publis"):
+    with pytest.raises(ImportError, match=r"needs torchvision, .* pip install 'elevator\[torchv"):
         torchvision_raft()
