@@ -68,7 +68,9 @@ _LAZY = {
 }
 
 
-_MODULES = ("filters", "metrics", "models", "preview", "recipes", "samplers", "world", "zoo")
+_MODULES = (
+    *("filters", "metrics", "models", "preview", "recipes", "samplers", "upscale", "world", "zoo"),
+)
 
 
 def __getattr__(name: str) -> Any:

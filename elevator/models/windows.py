@@ -25,6 +25,7 @@ from elevator.denoise import Call
 from elevator.errors import CheckError, LayoutError
 from elevator.latent import publish_frames
 from elevator.patch import Patch
+from elevator.video.windows import blend, spans
 
 __all__ = ["FrameWindows"]
 
@@ -83,10 +84,7 @@ class FrameWindows(Patch):
 
     def spans(self, frames: int) -> list[range]:
         """The windows of a clip; the last one is moved back to end with it."""
-        if frames <= self.frames:
-            return [range(frames)]
-        last = frames - self.frames
-        return [range(s, s + self.frames) for s in (*range(0, last, self.stride), last)]
+        return spans(frames, self.frames, self.frames - self.stride)
 
     def calls(self, call: Call) -> Iterable[Call]:
         """One call per window."""
@@ -173,24 +171,20 @@ def _blend(windows: FrameWindows, network: Any, args: tuple[Any, ...], kwargs: A
         shape = tuple(sample.shape) if isinstance(sample, Tensor) else type(sample).__name__
         raise LayoutError(f"FrameWindows cuts latents of axes b c f h w, got {shape}")
     batch, _, frames, _, _ = sample.shape
-    spans, rows = windows.spans(frames), batch * frames
-    if len(spans) == 1:
+    plan, rows = windows.spans(frames), batch * frames
+    if len(plan) == 1:
         return network(*args, **kwargs)
-    output: Any = None
-    mixed = torch.zeros(())  # takes the outputs' shape with the first of them
-    total = torch.zeros(frames, 1, 1, device=sample.device)
-    for span in spans:
-        given, named = (_cut(one, frames, rows, span) for one in (args, kwargs))
-        with publish_frames(len(span)):
-            output = network(*given, **named)
-        part = output[0].float()
-        near = torch.arange(1.0, len(span) + 1, device=sample.device)[:, None, None]
-        near = torch.minimum(near, near.flip(0))
-        if not mixed.ndim:
-            mixed = part.new_zeros((*part.shape[:2], frames, *part.shape[3:]))
-        mixed[:, :, span.start : span.stop] += near * part
-        total[span.start : span.stop] += near
-    mixed = (mixed / total).to(output[0].dtype)
+    outputs: list[Any] = []  # the last one: what is not the sample is taken from it
+
+    def parts() -> Iterator[Tensor]:
+        for span in plan:
+            given, named = (_cut(one, frames, rows, span) for one in (args, kwargs))
+            with publish_frames(len(span)):
+                outputs[:] = [network(*given, **named)]
+            yield outputs[0][0]
+
+    mixed = torch.cat([*blend(parts(), plan, 2)], 2)
+    (output,) = outputs
     return (mixed, *output[1:]) if isinstance(output, tuple) else type(output)(sample=mixed)
 
 

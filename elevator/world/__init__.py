@@ -6,6 +6,7 @@ crisp edges and textures, the background has fine joints, and everything in a cl
 
 from elevator.world.degrade import MILD, degrade, watermark
 from elevator.world.flow import flow, occlusion
+from elevator.world.footage import Footage, shrink
 from elevator.world.ink import ink
 from elevator.world.lamp import lamp
 from elevator.world.layout import Layout, layout
@@ -24,6 +25,7 @@ from elevator.world.scene import (
     draw,
     scenes,
 )
+from elevator.world.texture import leaves, noise
 
 __all__ = [
     "ACTIONS",
@@ -34,6 +36,7 @@ __all__ = [
     "SHAPES",
     "TEXTURES",
     "Camera",
+    "Footage",
     "Layout",
     "Scene",
     "Split",
@@ -44,10 +47,13 @@ __all__ = [
     "ink",
     "lamp",
     "layout",
+    "leaves",
     "low_resolution",
     "neon",
+    "noise",
     "occlusion",
     "render",
     "scenes",
+    "shrink",
     "watermark",
 ]

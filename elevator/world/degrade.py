@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["MILD", "blur", "compress", "degrade", "watermark"]
+__all__ = ["MILD", "blur", "compress", "cosines", "degrade", "watermark"]
 
 MILD = 0.5
 """Strength of the degradation that the zoo's `t2v-mild` learnt; `t2v` learnt that of 1."""
@@ -90,7 +90,7 @@ def _gaussian(side: int, sigma: float) -> Float[Tensor, "n n"]:
 
 
 @cache
-def _cosines() -> Float[Tensor, "k n"]:
+def cosines() -> Float[Tensor, "k n"]:
     """The orthonormal discrete cosine transform of one block's side."""
     n = torch.arange(BLOCK, dtype=torch.float64)
     basis = torch.cos(math.pi / BLOCK * (n + 0.5) * n[:, None]) * math.sqrt(2 / BLOCK)
@@ -111,7 +111,7 @@ def compress(frames: Float[Tensor, "n 1 h w"], quantum: float) -> Float[Tensor, 
             f"compression got frames of {height}x{width} pixels; height and width must be "
             f"multiples of {BLOCK}. Crop or resize the clip."
         )
-    basis = _cosines().to(frames)
+    basis = cosines().to(frames)
     blocks = frames.reshape(-1, height // BLOCK, BLOCK, width // BLOCK, BLOCK).transpose(2, 3)
     order = torch.arange(BLOCK, device=frames.device)
     step = quantum * BLOCK * (1 + (order[:, None] + order) / (2 * BLOCK - 2)) / 2

@@ -1,7 +1,7 @@
 """How the checkpoints of the zoo were made: `python -m elevator.zoo.train NAME`.
 
-The order is vae, t2i, then t2i-ink and t2i-neon; t2v-start, t2v-early, t2v, then t2v-mild; and
-recogniser, which needs none of them. For t2v and the two before
+The order is vae, t2i, then t2i-ink and t2i-neon; t2v-start, t2v-early, t2v, then t2v-mild;
+upscale-x4, then upscale-x2; and recogniser, which needs none of them. For t2v and the two before
 it, `torchrun --nproc_per_node 2 -m elevator.zoo.train t2v` shares the work out between two
 processes; the losses are the same.
 """
@@ -25,12 +25,13 @@ from elevator.zoo import MODELS, Model, networks, path, pipelines, tokenizer
 from elevator.zoo.diffusion import Filming, Framing, Painting, Parts
 from elevator.zoo.loop import Average, Progress, Rates, Task, fit, leads, report
 from elevator.zoo.recogniser import Recogniser, Recognising
+from elevator.zoo.upscaling import Regressing, started
 from elevator.zoo.vae import Autoencoding, Stage, save
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DiffusionPipeline
 
-__all__ = ["RECIPES", "STAGES", "STYLES", "Recipe", "train"]
+__all__ = ["RECIPES", "STAGES", "STYLES", "UPSCALERS", "Recipe", "train"]
 
 STAGES = (
     Stage(1800, 16, Rates(2e-3, part=0.75), colour=1.0),
@@ -76,6 +77,13 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "t2i-neon": Recipe(1000, 16, Rates(5e-4, average=0.99), "t2i"),
     }
 )
+UPSCALERS: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "upscale-x4": Recipe(1600, 4, Rates(8e-4, average=0.99), ""),
+        "upscale-x2": Recipe(600, 4, Rates(5e-4, average=0.99), "upscale-x4"),
+    }
+)
+"""The regression upscalers; that for twice the size starts from the other's trunk."""
 STYLES: Mapping[str, tuple[Callable[[Tensor], Tensor], int | None]] = MappingProxyType(
     {"t2i-ink": (world.ink, 16), "t2i-neon": (world.neon, None)}
 )
@@ -100,7 +108,7 @@ def train(
     """Train one of the zoo's models and save it in diffusers' format.
 
     Args:
-        name: `vae`, `recogniser`, or one of `RECIPES`.
+        name: `vae`, `recogniser`, or one of `UPSCALERS` or `RECIPES`.
         steps: steps in all; by default as many as the committed weights had.
         out: folder for checkpoints and results, `./zoo` by default. What a training needs of
             another is looked for there first, then among the committed weights.
@@ -114,7 +122,7 @@ def train(
     Returns:
         The folder of the result, `out/name`.
     """
-    known = ("vae", "recogniser", *RECIPES)
+    known = ("vae", "recogniser", *UPSCALERS, *RECIPES)
     if name not in known:
         raise CheckError([f"train got name={name!r}; use one of: {', '.join(known)}"])
     folder = Path(out or "zoo")
@@ -144,6 +152,13 @@ def train(
         reading = Recognising(judge, batch or JUDGE[1])
         judge.load_state_dict(run(reading, JUDGE[2], steps or JUDGE[0], seed, name))
         judge.to("cpu", torch.float16).save_pretrained(folder / name)
+        return folder / name
+    if name in UPSCALERS:
+        recipe = UPSCALERS[name]
+        upscaler = started(name, folder, recipe.needs).to(where)
+        regressing = Regressing(upscaler, batch or recipe.batch)
+        upscaler.load_state_dict(run(regressing, recipe.rates, steps or recipe.steps, seed, name))
+        upscaler.to("cpu", torch.float16).save_pretrained(folder / name)
         return folder / name
     recipe = RECIPES[name]
     steps = steps or recipe.steps
@@ -251,7 +266,9 @@ def _pipeline(needs: str, folder: Path) -> DiffusionPipeline:
 def main() -> None:
     """Command line of the training."""
     parser = argparse.ArgumentParser(prog="python -m elevator.zoo.train", description=__doc__)
-    parser.add_argument("name", choices=("vae", "recogniser", *RECIPES), help="what to train")
+    parser.add_argument(
+        "name", choices=("vae", "recogniser", *UPSCALERS, *RECIPES), help="what to train"
+    )
     parser.add_argument("--steps", type=int, help="steps in all")
     parser.add_argument("--batch", type=int, help="stills or clips a step")
     parser.add_argument("--out", type=Path, help="folder for checkpoints and results (./zoo)")
