@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 
@@ -33,6 +33,7 @@ UPSCALERS: Mapping[str, Recipe] = MappingProxyType(
 diffusion upscaler's autoencoder, its U-Net on stills, and the whole with its temporal layers."""
 
 
+@runtime_checkable
 class Run(Protocol):
     """Train for some steps and give the moving average of the weights."""
 

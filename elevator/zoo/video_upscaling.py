@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -106,6 +106,7 @@ def examples(
     return Examples(sharp, world.shrink(sharp, FACTOR, footage=footage, seed=seeds[3]), captions)
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where training examples come from."""
 
