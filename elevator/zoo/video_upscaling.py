@@ -17,7 +17,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
+from torch.nn.functional import interpolate, mse_loss
 
 from elevator import world
 from elevator.zoo import networks
@@ -36,6 +36,11 @@ NOISIEST = 350
 """Noisiest level of the low-resolution frames that the U-Net is told; the published maximum."""
 UNCAPTIONED = 0.1
 """Share of the examples that are shown without their caption, for classifier-free guidance."""
+GOOD, PRAISED = "best quality, extremely detailed", 0.5
+"""Words that follow a caption where the clip is sharp, and how often; those of the published
+presets, so that they mean something here too."""
+BAD, BLURRED = "blur, worst quality", 0.1
+"""The caption of clips that are only interpolated, and their share: what to be led away from."""
 UNCONDITIONED = 0.2
 """Share of the steps in which the decoder does without the low-resolution frames."""
 DIVERGENCE = 1e-4
@@ -269,19 +274,37 @@ class _Denoising:
         other time they are four times as many of half the size, which take as long.
         """
         if self.source is not None:
-            return self._seen(self.source(self.batch, self.frames, self.size, generator))
+            made = self.source(self.batch, self.frames, self.size, generator)
+            return self._seen(made, generator)
         number = step // REUSE
         if self._kept is None or self._kept[0] != number:
             own = torch.Generator().manual_seed(self.seed * 1_000_003 + 500_009 + number)
             scale = 1 + number % 2
             count, size = self.batch * 4 // scale**2, self.size * scale // 2
-            self._kept = (number, *self._seen(examples(count, self.frames, size, own)))
+            made = examples(count, self.frames, size, own)
+            self._kept = (number, *self._seen(made, own))
         return self._kept[1:]
 
-    def _seen(self, made: Examples) -> tuple[Tensor, Tensor, Tensor]:
-        """Examples as the network gets them."""
-        latents = self.parts.latents(made.sharp)
-        return latents, (made.small * 2 - 1).to(latents), self.parts.embed(made.captions)
+    def _seen(self, made: Examples, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Examples as the network gets them, some of them with words of their quality."""
+        share = torch.rand(len(made.captions), generator=generator).tolist()
+        sharp, captions = made.sharp.clone(), []
+        for i, (caption, drawn) in enumerate(zip(made.captions, share, strict=True)):
+            if drawn < BLURRED:
+                sharp[i] = _interpolated(made.small[i])
+                captions.append(BAD)
+            elif drawn < BLURRED + PRAISED:
+                captions.append(", ".join(filter(None, (caption, GOOD))))
+            else:
+                captions.append(caption)
+        latents = self.parts.latents(sharp)
+        return latents, (made.small * 2 - 1).to(latents), self.parts.embed(captions)
+
+
+def _interpolated(small: Float[Tensor, "3 f h w"]) -> Float[Tensor, "3 f H W"]:
+    """Frames made larger without any detail."""
+    large = interpolate(small.transpose(0, 1), scale_factor=FACTOR, mode="bicubic")
+    return large.clamp(0, 1).transpose(0, 1)
 
 
 class Texturing(_Denoising):
