@@ -10,7 +10,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -25,9 +26,13 @@ __all__ = [
     "VideoError",
     "as_bytes",
     "check_image_target",
+    "check_place",
     "check_target",
+    "explained",
     "kind_of",
+    "png_text",
     "read_metadata",
+    "replacing",
     "write_image",
     "write_video",
 ]
@@ -37,6 +42,7 @@ Frames: TypeAlias = NDArray[Any] | Sequence[Image.Image]
 
 _CRF = "12"  # of x264, 0 (best) to 51: hardly any loss but in colour; clips are short, often tiny
 _NAME = "{:04d}.png"
+_STREAMS = {".mp4", ".m4v", ".mov", ".mkv", ".webm"}
 _DESCRIPTION = 0x010E  # EXIF ImageDescription
 _FASTEST_GIF = 50  # players slow frames of less than 2 hundredths of a second down to 10
 _SLOWEST_GIF = 1 / 655  # the format counts hundredths of a second in 16 bits
@@ -97,7 +103,7 @@ def check_target(path: str | Path, fps: float | int | None = None) -> None:
             f"cannot write frames to {target}: it exists and holds other things; "
             "give a new folder, or an ending of .mp4, .gif or .webp"
         )
-    _check_place(target, folder=kind == "png")
+    check_place(target, folder=kind == "png")
 
 
 def check_image_target(path: str | Path) -> None:
@@ -108,10 +114,15 @@ def check_image_target(path: str | Path) -> None:
     """
     if Path(path).suffix.lower() != ".png":
         raise VideoError(f"cannot write {path}: an image must end in .png")
-    _check_place(Path(path), folder=False)
+    check_place(Path(path), folder=False)
 
 
-def _check_place(target: Path, folder: bool) -> None:
+def check_place(target: Path, folder: bool) -> None:
+    """Find out whether a file, or a folder, could be written aside and renamed to `target`.
+
+    Raises:
+        VideoError: it could not; with what to do instead.
+    """
     if target.name in ("", ".."):
         raise VideoError(f"cannot write to {target}: give a name of its own, such as ring.mp4")
     if not target.parent.is_dir():
@@ -193,7 +204,7 @@ def write_image(
     """Write one PNG, and how it was made, as `write_video` writes videos."""
     check_image_target(path)
     text = json.dumps(metadata) if metadata else ""
-    _replace(Path(path), lambda aside: image.save(aside, format="PNG", pnginfo=_png_text(text)))
+    _replace(Path(path), lambda aside: image.save(aside, format="PNG", pnginfo=png_text(text)))
     return Path(path)
 
 
@@ -201,7 +212,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     """What `write_video` was given as metadata; empty for a file that carries none.
 
     Args:
-        path: an mp4, gif, webp or png, or a folder of frames.
+        path: an mp4, mov, mkv, webm, gif, webp or png, or a folder of frames.
 
     Raises:
         VideoError: no such file, or one that cannot be read.
@@ -215,7 +226,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     if not file.is_file():
         raise VideoError(f"no file {file}: check the name")
     try:
-        text = _mp4_text(file) if file.suffix.lower() == ".mp4" else _picture_text(file)
+        text = _stream_text(file) if file.suffix.lower() in _STREAMS else _picture_text(file)
     except (OSError, SyntaxError, ValueError) as error:
         raise VideoError(f"cannot read {file}: it is damaged or not a video") from error
     try:
@@ -244,24 +255,46 @@ def _replaceable(folder: Path) -> bool:
     return folder.is_dir() and all(re.fullmatch(r"\d{4,}\.png", p.name) for p in folder.iterdir())
 
 
-def _replace(target: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` make a file or folder aside, then put it in the place of `target`."""
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A place aside for a file or folder, put in the place of `target` when the block ends well.
+
+    A block that raises leaves nothing behind, and what was at `target` as it was.
+
+    Raises:
+        VideoError: it cannot be put there.
+    """
     aside, old = _aside(target), _aside(target, "old")
     try:
-        write(aside)
-        if target.is_dir():  # a folder cannot be renamed over one that holds frames
-            target.rename(old)
-        aside.rename(target)
-    except BaseException as error:
+        yield aside
+        with explained(target):
+            if target.is_dir():  # a folder cannot be renamed over one that holds frames
+                target.rename(old)
+            aside.rename(target)
+    except BaseException:
         _remove(aside)
         if old.exists() and not target.exists():
             old.rename(target)
-        if isinstance(error, OSError) and not isinstance(error, ElevatorError):
-            raise VideoError(f"cannot write {target}: {error.strerror or error}") from error
         raise
     finally:
         if target.exists():
             _remove(old)
+
+
+@contextmanager
+def explained(target: Path) -> Iterator[None]:
+    """Turn what the system refuses into a `VideoError` that names the file."""
+    try:
+        yield
+    except ElevatorError:
+        raise
+    except OSError as error:
+        raise VideoError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def _replace(target: Path, write: Callable[[Path], None]) -> None:
+    with replacing(target) as aside, explained(target):
+        write(aside)
 
 
 # --- one writer and one reader per format ---------------------------------------------------------
@@ -292,11 +325,11 @@ def _write_mp4(pixels: NDArray[np.uint8], aside: Path, fps: float | int, text: s
         container.mux(stream.encode(None))
 
 
-def _mp4_text(file: Path) -> str:
+def _stream_text(file: Path) -> str:
     import av
 
     with av.open(str(file)) as container:
-        return container.metadata.get("comment", "")
+        return container.metadata.get("comment", container.metadata.get("COMMENT", ""))
 
 
 def _write_gif(pixels: NDArray[np.uint8], aside: Path, fps: float | int, text: str) -> None:
@@ -339,10 +372,11 @@ def _write_webp(pixels: NDArray[np.uint8], aside: Path, fps: float | int, text: 
 def _write_folder(pixels: NDArray[np.uint8], aside: Path, text: str) -> None:
     aside.mkdir()
     for index, one in enumerate(pixels):
-        Image.fromarray(one).save(aside / _NAME.format(index), pnginfo=_png_text(text))
+        Image.fromarray(one).save(aside / _NAME.format(index), pnginfo=png_text(text))
 
 
-def _png_text(text: str) -> PngImagePlugin.PngInfo:
+def png_text(text: str) -> PngImagePlugin.PngInfo:
+    """A text for a PNG file to carry, where `read_metadata` finds it."""
     info = PngImagePlugin.PngInfo()
     if text:
         info.add_text("elevator", text)

@@ -1,0 +1,124 @@
+"""Sound and subtitles carried from one file to another as they are coded, in step with frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from fractions import Fraction
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from elevator.video.clip import Clip, Track
+from elevator.video.stream import opened
+
+if TYPE_CHECKING:
+    from av.container import OutputContainer
+    from av.packet import Packet
+    from av.stream import Stream
+
+__all__ = ["Copy"]
+
+_EDITED = {"mp4", "mov"}  # these can say that sound from before the start is not played
+_KINDS = {"audio": "sound", "subtitle": "subtitles"}
+
+
+class Copy:
+    """The tracks of a clip that another file can take, fed to it no further than its frames.
+
+    Args:
+        clip: whose tracks.
+        container: where to; its video stream is there already, nothing is written yet.
+        form: FFmpeg's name of the container's format.
+
+    Attributes:
+        notes: what could not be carried over.
+    """
+
+    def __init__(self, clip: Clip, container: OutputContainer, form: str) -> None:
+        self.notes: list[str] = []
+        self._container, self._offset = container, clip.offset
+        self._edited = form in _EDITED
+        self._held: Packet[Any] | None = None
+        self._stack = ExitStack()
+        self._packets: Iterator[Packet[Any]] = iter(())
+        self._streams: dict[int, Stream] = {}
+        if not clip.tracks:
+            return
+        source = self._stack.enter_context(opened(clip.path))
+        for track in clip.tracks:
+            stream = source.streams[track.index]
+            if _takes(container, form, stream):
+                made: Stream = container.add_stream_from_template(stream)
+                for key in ("language", "title"):
+                    if key in stream.metadata:
+                        made.metadata[key] = stream.metadata[key]
+                self._streams[track.index] = made
+            else:
+                self.notes.append(_refusal(track, form))
+        if self._streams:
+            self._packets = source.demux([source.streams[index] for index in self._streams])
+
+    def until(self, time: Fraction | None) -> None:
+        """Write what starts before a time of the clip, or all that is left for None."""
+        import av
+
+        while True:
+            try:
+                packet = self._held or next(self._packets, None)
+            except av.FFmpegError:
+                self.notes.append("the sound or the subtitles end early: the clip is truncated")
+                self._packets = iter(())
+                return
+            self._held = packet
+            if packet is None:
+                return
+            starts = packet.pts if packet.pts is not None else packet.dts
+            if starts is None or not packet.size:  # the end of a stream
+                self._held = None
+                continue
+            begin = starts * packet.time_base - self._offset
+            if time is not None and begin >= time:
+                return
+            self._held = None
+            if begin >= 0 or self._edited:
+                self._write(packet, starts)
+            elif packet.stream.type == "audio":
+                note = "sound from before the first frame, which is not played, was left out"
+                if note not in self.notes:
+                    self.notes.append(note)
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def _write(self, packet: Packet[Any], starts: int) -> None:
+        shift = round(self._offset / packet.time_base)
+        packet.pts = starts - shift
+        packet.dts = packet.pts if packet.dts is None else packet.dts - shift
+        packet.stream = self._streams[packet.stream.index]
+        self._container.mux(packet)
+
+
+def _takes(container: OutputContainer, form: str, stream: Stream) -> bool:
+    """Whether a file of this kind can hold a stream: tried in memory, which asks the muxer."""
+    import av
+
+    if stream.codec_context is None:
+        return False
+    try:
+        with av.open(BytesIO(), "w", format=form) as trial:
+            trial.add_stream_from_template(stream)
+            trial.start_encoding()
+    except (av.FFmpegError, ValueError):
+        return False
+    return True
+
+
+def _refusal(track: Track, form: str) -> str:
+    advice = " or .mov" if track.codec == "mov_text" else ""
+    return (
+        f"the {_KINDS[track.kind]} of stream {track.index} ({track.codec}) was left out: "
+        f"a file of this kind ({form}) cannot hold it; write .mkv{advice} to keep it"
+        if form != "matroska"
+        else f"the {_KINDS[track.kind]} of stream {track.index} ({track.codec}) was left out: "
+        "Matroska cannot hold it; write .mp4 to keep it"
+    )
