@@ -59,8 +59,8 @@ def test_what_cannot_be_cut_is_told(footage: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckError, match=r"no clip in .*empty; put files that end in \.mp4"):
         OwnClips.of(tmp_path / "empty")
-    with pytest.raises(CheckError, match=r"first is 40x24, and 32x32 pixels .*--size"):
-        OwnClips.of(footage)(2, 2, 32, torch.Generator().manual_seed(1))
+    with pytest.raises(CheckError, match=r"second is 40x24, and 32x32 pixels .*--size"):
+        OwnClips.of(footage / "second")(1, 2, 32, torch.Generator())
     with pytest.raises(CheckError, match="multiple of 8, at least 8, got 20"):
         train_temporal(footage, tmp_path, size=20)
 
