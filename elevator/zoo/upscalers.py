@@ -25,7 +25,7 @@ UPSCALERS: Mapping[str, Recipe] = MappingProxyType(
         "upscale-x4": Recipe(1600, 4, Rates(8e-4, average=0.99), ""),
         "upscale-x2": Recipe(600, 4, Rates(5e-4, average=0.99), "upscale-x4"),
         "upscaler-vae": Recipe(700, 4, Rates(1e-3, average=0.99), "t2i"),
-        "upscaler-still": Recipe(1600, 16, Rates(1.5e-3, average=0.995), "upscaler-vae"),
+        "upscaler-still": Recipe(1600, 12, Rates(1.5e-3, average=0.995), "upscaler-vae"),
         "upscaler": Recipe(700, 2, Rates(1e-3, average=0.99), "upscaler-still"),
     }
 )

@@ -43,6 +43,9 @@ BAD, BLURRED = "blur, worst quality", 0.1
 """The caption of clips that are only interpolated, and their share: what to be led away from."""
 UNCONDITIONED = 0.2
 """Share of the steps in which the decoder does without the low-resolution frames."""
+ROUGHNESS = 0.3
+"""Strongest noise on the latents that the decoder sees in the end, against their spread: a sampled
+latent is never quite right, and then the low-resolution frames know better."""
 DIVERGENCE = 1e-4
 """Weight of the Kullback-Leibler term, per latent element."""
 EDGES = 1.0
@@ -130,8 +133,9 @@ def _half(device: torch.device) -> Iterator[None]:
 class Coding:
     """The autoencoder on short clips; at half time its encoder stands still, for latents to last.
 
-    Errors of pixels and of their differences, absolute and squared, and a tiny Kullback-Leibler
-    term. Some steps go without the low-resolution frames: latents have to hold everything.
+    Later still its decoder sees them with noise. Errors of pixels and of their differences,
+    absolute and squared, and a tiny Kullback-Leibler term. Some steps go without the low-resolution
+    frames: latents have to hold everything.
     """
 
     def __init__(self, weights: VideoVAE, batch: int, steps: int) -> None:
@@ -143,7 +147,7 @@ class Coding:
             steps: steps in all.
         """
         self.weights, self.batch = weights, batch
-        self.joint = max(1, steps // 2)
+        self.joint, self.rough = max(1, steps // 2), 5 * steps // 8
 
     def loss(self, step: int, generator: torch.Generator) -> Tensor:
         """Error in units of [-1, 1] pixels."""
@@ -156,6 +160,9 @@ class Coding:
                 code = self.weights.encode(pixels).latent_dist
             noise = torch.randn(code.mean.shape, generator=generator).to(device)
             latents = code.mean + code.std * noise
+            if step >= self.rough:
+                strong = ROUGHNESS * torch.rand(self.batch, generator=generator).to(device)
+                latents = latents + strong[:, None, None, None, None] * code.mean.std() * noise
             seen = self.weights.decode(latents, small, strength).sample
         error = seen.float() - pixels
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
