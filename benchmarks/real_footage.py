@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -51,16 +52,17 @@ def main() -> None:
             restored[f"{name}, {label}"] = {
                 "PSNR": metrics.psnr(large, truth),
                 "SSIM": metrics.ssim(large, truth),
-                "sharpness": float(metrics.sharpness(large).mean() / metrics.sharpness(truth).mean()),
+                "sharpness": _sharpness(large) / _sharpness(truth),
                 "warping": 1e3 * metrics.warping_error(large, flow),
             }
             seen = _middle(clip[:1], CROP)
             larger = upscale(seen, 0).clamp(0, 1)
-            enlarged[f"{name}, {label}"] = {"sharpness": float(metrics.sharpness(larger).mean())}
+            enlarged[f"{name}, {label}"] = {"sharpness": _sharpness(larger)}
             strips.append((f"{name}, {label}", _bytes(larger)))
     means = {label: _mean(restored, label) for label in ways}
     lost = means["bicubic"]["PSNR"] - means["regression"]["PSNR"]
-    print(f"reduced by {SCALE} and restored; sharpness as a part of the clip's own\n{table(restored)}")
+    print(f"reduced by {SCALE} and restored; sharpness as a part of the clip's own")
+    print(table(restored))
     print(f"\nmean over clips\n{table(means)}")
     print(f"\nas they are, {SCALE} times as large\n{table(enlarged)}")
     print(
@@ -87,8 +89,11 @@ def _arguments() -> argparse.Namespace:
 
 
 def _ways() -> Mapping[str, Upscaler]:
-    regression = Regression.load(zoo.path(f"upscale-x{SCALE}"))
-    return {"bicubic": Bicubic(SCALE), "Lanczos, sharpened": Lanczos(SCALE), "regression": regression}
+    return {
+        "bicubic": Bicubic(SCALE),
+        "Lanczos, sharpened": Lanczos(SCALE),
+        "regression": Regression.load(zoo.path(f"upscale-x{SCALE}")),
+    }
 
 
 def _clips(options: argparse.Namespace) -> Iterator[tuple[str, Float[Tensor, "f 3 h w"]]]:
@@ -107,7 +112,11 @@ def _middle(frames: Float[Tensor, "f c h w"], side: int) -> Float[Tensor, "f c y
     return frames[..., max(0, top) : max(0, top) + side, max(0, left) : max(0, left) + side]
 
 
-def _bytes(frames: Float[Tensor, "f c h w"]) -> np.ndarray:
+def _sharpness(frames: Float[Tensor, "f c h w"]) -> float:
+    return float(metrics.sharpness(frames).mean())
+
+
+def _bytes(frames: Float[Tensor, "f c h w"]) -> NDArray[np.uint8]:
     return (frames * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
