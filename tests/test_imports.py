@@ -297,7 +297,7 @@ def test_a_planted_circle_is_found(tree: Path) -> None:
 
 # --- what `import elevator` loads -----------------------------------------------------------------
 
-HEAVY = ("diffusers", "transformers", "peft", "accelerate", "av")
+HEAVY = ("diffusers", "transformers", "peft", "accelerate", "av", "cv2")
 
 
 def loaded(statement: str, *path: Path) -> list[str]:
