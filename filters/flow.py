@@ -6,7 +6,17 @@ weights), RAFT (`elevator.models.RAFT`), or a function that returns flow known o
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, final, get_args
+from typing import (
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    final,
+    get_args,
+    runtime_checkable,
+)
 
 import torch
 from jaxtyping import Float
@@ -54,6 +64,7 @@ class Flow(NamedTuple):
         return Flow(*(_resize(part, height, width, mode) for part in self))
 
 
+@runtime_checkable
 class FlowEstimator(Protocol):
     """Anything that estimates the flow of clips."""
 
