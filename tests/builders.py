@@ -36,6 +36,7 @@ __all__ = [
     "tiny_text_to_video",
     "tiny_unet",
     "tiny_vae",
+    "tiny_video_upscale",
     "walk",
 ]
 
@@ -324,6 +325,54 @@ def tiny_animatediff(scheduler: Any = None) -> Any:
         unet=unet,
         motion_adapter=adapter,
         scheduler=scheduler or ddim(),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def tiny_video_upscale(*, conditioned: bool = False, scheduler: Any = None, **unet: Any) -> Any:
+    """A `VideoUpscalePipeline` that doubles; give prompts as embeddings, (b, 5, 16).
+
+    Args:
+        conditioned: take the autoencoder that sees the low-resolution frames.
+        scheduler: DDIM predicting v by default.
+        unet: further arguments of the U-Net.
+    """
+    from diffusers import DDPMScheduler
+
+    from elevator.models import TemporalUNet, VideoVAE
+    from elevator.pipelines.video_upscale import VideoUpscalePipeline
+
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {
+        "block_out_channels": (16, 32),
+        "down_block_types": ("DownBlock3D", "CrossAttnDownBlock3D"),
+        "up_block_types": ("CrossAttnUpBlock3D", "UpBlock3D"),
+        "only_cross_attention": (True, False),
+        "down_temporal_idx": (0, 1),
+        "up_temporal_idx": (0, 1),
+        "layers_per_block": 1,
+        "sample_size": 8,
+        "cross_attention_dim": _TEXT,
+        "norm_num_groups": 8,
+        "attention_head_dim": 2,
+        "num_class_embeds": 351,
+    }
+    more = {"volume": True, "condition_channels": 8} if conditioned else {}
+    vae = VideoVAE(
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        scaling_factor=0.5,
+        **more,
+    )
+    pipeline = VideoUpscalePipeline(
+        vae=awake(vae),
+        text_encoder=None,
+        tokenizer=None,
+        unet=awake(TemporalUNet(**{**settings, **unet})),
+        low_res_scheduler=DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.0001),
+        scheduler=scheduler or ddim("v_prediction"),
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -70,10 +70,8 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "elevator.pipelines": (
         *CORE,
         *RUN,
-        "elevator.filters",
-        "elevator.samplers",
+        *PARTS,
         "elevator.recipes",
-        "elevator.hosts",
         "elevator.video",
     ),
     "elevator.preview": (*CORE, "elevator.video"),

@@ -12,7 +12,7 @@ take n c numbers each: at c = 512, 200 MiB. Beside its input the layer then hold
 instead of 117 GiB plus the same result, and the scores no longer grow with the square of n.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -91,7 +91,7 @@ class FrameAttention(nn.Module):
             seen[:, part] = here[:, part] + self.proj_attn(answer)
 
 
-class VideoVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class VideoVAE(ModelMixin, ConfigMixin):
     r"""Both autoencoders of Upscale-A-Video (Zhou et al. 2024, arXiv 2312.06640, section 3.3).
 
     Defaults are those of `vae_3d`, the x4 image upscaler's autoencoder on frames: 204 tensors. With
@@ -148,7 +148,7 @@ class VideoVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 raise CheckError(
                     [f"{width} channels are no multiple of norm_num_groups={norm_num_groups}"]
                 )
-        norms = {"groups": norm_num_groups, "over_frames": norm_over_frames}
+        norms: dict[str, Any] = {"groups": norm_num_groups, "over_frames": norm_over_frames}
         self.encoder = _Encoder(in_channels, 2 * latent_channels, widths, layers_per_block, norms)
         self.decoder = _Decoder(
             latent_channels,
@@ -285,6 +285,8 @@ class VideoVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
 class _Level(nn.Module):
     """Residual blocks of one size, then a change of it."""
+
+    _gradient_checkpointing_func: Callable[..., Tensor]
 
     def __init__(
         self,
