@@ -47,13 +47,13 @@ class Copy:
             return
         source = self._stack.enter_context(opened(clip.path))
         for track in clip.tracks:
-            stream = source.streams[track.index]
+            stream = source.streams[track.stream]
             if _takes(form, stream):
                 made: Stream = container.add_stream_from_template(stream)
                 for key in ("language", "title"):
                     if key in stream.metadata:
                         made.metadata[key] = stream.metadata[key]
-                self._streams[track.index] = made
+                self._streams[track.stream] = made
             else:
                 self.notes.append(_refusal(track, form, stream))
         if self._streams:
@@ -119,6 +119,6 @@ def _refusal(track: Track, form: str, stream: Stream) -> str:
     ending = {"matroska": ".mkv", "mp4": ".mp4"}.get(better or "")
     advice = f"; write {ending} to keep it" if ending else ""
     return (
-        f"left out: the {_KINDS[track.kind]} of stream {track.index} ({track.codec}), "
+        f"left out: the {_KINDS[track.kind]} of stream {track.stream} ({track.codec}), "
         f"which a file of the kind {form} cannot hold{advice}"
     )

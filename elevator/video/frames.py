@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from elevator.video.pixels import FULL, LIMITED, Colour, of_depth, to_frame
 
 if TYPE_CHECKING:
     from av.packet import Packet
+    from av.video.stream import VideoStream
 
 __all__ = ["FolderWriter", "StreamWriter", "Writer"]
 
@@ -138,11 +139,12 @@ class StreamWriter(Writer):
         with self._explained():
             if text:
                 self._container.metadata["comment"] = text
-            self._stream: Any = self._container.add_stream(
+            stream = self._container.add_stream(
                 self._coding.codec,
                 rate=rate.limit_denominator(1_000_000),
                 options=dict(self._coding.options),
             )
+            self._stream = cast("VideoStream", stream)
             self._stream.width, self._stream.height = size
             self._stream.pix_fmt = self._coding.form
             self._stream.time_base = self._tick

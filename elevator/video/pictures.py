@@ -121,7 +121,7 @@ def _sixteen_bits(file: Path, alpha: bool) -> NDArray[Any]:
     import av
 
     try:
-        with file.open("rb") as data, av.open(data) as container:
+        with file.open("rb") as data, av.open(data, "r") as container:
             frame = next(container.decode(video=0))
             return frame.to_ndarray(format="rgba64le" if alpha else "rgb48le")
     except (av.FFmpegError, StopIteration) as error:

@@ -49,8 +49,12 @@ class StreamClip(Clip):
                 self._decoder = _ALPHA_DECODERS.get(stream.codec_context.name)
             aspect = stream.sample_aspect_ratio or Fraction(1)
             context = stream.codec_context
-            named = context.color_range, context.color_primaries, context.color_trc
-            named = (*named, context.colorspace)
+            named = Colour(
+                int(context.color_range),
+                int(context.color_primaries),
+                int(context.color_trc),
+                int(context.colorspace),
+            )
         first = next(self._decoded(), None)
         if first is None:
             raise VideoError(
@@ -68,7 +72,7 @@ class StreamClip(Clip):
         bits = max(component.bits for component in first.format.components)
         self.depth: Depth = 8 if bits <= 8 else 10 if bits <= 10 else 16
         self.alpha = any(component.is_alpha for component in first.format.components)
-        self.colour = _colour(first, Colour(*map(int, named)))
+        self.colour = _colour(first, named)
         if not (first.format.is_rgb or self._settled.convertible):
             self.note(
                 f"{file.name} uses the colour matrix {self.colour.matrix} of H.273, which cannot "
@@ -141,7 +145,7 @@ class StreamClip(Clip):
 
         broken = damaged = 0
         with opened(self.path) as container:
-            stream = container.streams[self._index]
+            stream: Any = container.streams[self._index]
             decoder: Any = stream.codec_context
             if self._decoder is not None:
                 decoder = av.CodecContext.create(self._decoder, "r")
@@ -265,7 +269,8 @@ def _announced(stream: VideoStream) -> int | None:
 def _tracks(container: InputContainer) -> Iterator[Track]:
     for stream in container.streams:
         if stream.type in ("audio", "subtitle"):
-            codec = stream.codec_context.name if stream.codec_context else "unknown"
+            context: Any = stream.codec_context  # None where there is no decoder
+            codec = context.name if context else "unknown"
             yield Track(stream.type, stream.index, codec)
 
 
@@ -294,7 +299,8 @@ def _turn(frame: VideoFrame) -> tuple[int, int, int, int]:
 
     x' = a x + c y, y' = b x + d y, both down and to the right; (a, b, c, d).
     """
-    for data in frame.side_data:
+    pieces: Any = frame.side_data
+    for data in pieces:
         if data.type.name == "DISPLAYMATRIX":
             matrix = np.frombuffer(bytes(data), np.int32, 9)
             a, b, c, d = (int(matrix[index]) for index in (0, 1, 3, 4))

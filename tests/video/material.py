@@ -61,8 +61,8 @@ def make(
         if turn:
             stream.set_display_rotation(turn[0], hflip=turn[1])
         voice = _voice(out, sound[0]) if sound else None
-        if words is not None:
-            text = out.add_mux_stream("subrip")
+        text = out.add_mux_stream("subrip") if words is not None else None
+        if text is not None:
             text.time_base = Fraction(1, 1000)
         out.start_encoding()
         for one, time in zip(pixels, times, strict=True):
@@ -78,7 +78,7 @@ def make(
         out.mux(stream.encode(None))
         if sound and voice is not None:
             _speak(out, voice, *sound[1:])
-        if words is not None:
+        if text is not None and words is not None:
             packet = av.Packet(words.encode())
             packet.stream, packet.time_base = text, Fraction(1, 1000)
             packet.pts = packet.dts = 100

@@ -58,7 +58,7 @@ def test_damage_is_seen(tmp_path: Path, place: float, hurt: str) -> None:
         data[at] ^= 0x10
     file.write_bytes(data)
     with pytest.raises(VideoError, match=r"a.chunk: it is not as it was written; remove it"):
-        [*read_frames(file)]
+        list(read_frames(file))
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

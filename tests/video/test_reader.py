@@ -170,7 +170,7 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
     for frame, number in zip(found, (1, 9, 10), strict=False):
         assert np.array_equal(frame.pixels, picture() + np.uint8(number))
     assert far(found[3].pixels, picture()) < 1
-    assert (clip.width, clip.height, clip.expected, clip.rate) == (48, 32, 4, 12)
+    assert (clip.width, clip.height, clip.expected, clip.rate) == (48, 32, 4, Fraction(12))
 
 
 def test_a_folder_of_sixteen_bits_and_alpha(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_pictures_that_move(tmp_path: Path) -> None:
     assert all(np.array_equal(f.pixels, one) for f, one in zip(clip, moving(3), strict=True))
     pictures[0].save(tmp_path / "one.png")
     (still,) = open_video(tmp_path / "one.png", rate=5)
-    assert (still.time, still.duration) == (0, Fraction(1, 5))
+    assert (still.time, still.duration) == (Fraction(0), Fraction(1, 5))
 
 
 # --- bad input ------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def packets(file: Path, kind: str) -> list[tuple[float, bytes]]:
 @pytest.mark.parametrize("name", PLACES)
 def test_frames_come_back_and_make_the_same_bytes(tmp_path: Path, name: str) -> None:
     target = f"{tmp_path}/{name}"
-    seen = []
+    seen, notes = [], []
     for _ in range(2):
         notes = write(target, moving(9), metadata={"seed": 3})
         files = sorted(Path(target).iterdir()) if Path(target).is_dir() else [Path(target)]
