@@ -1,4 +1,4 @@
-"""The command line: `elevator generate`, `elevator train`, `elevator doctor`, `elevator zoo`.
+"""The command line: `elevator generate`, `upscale`, `train`, `doctor` and `zoo`.
 
 Only the parser lives here, so that `--help` is quick; every command imports what it needs.
 """
@@ -36,6 +36,21 @@ examples:
 """
 
 
+_UPSCALE = """\
+Make a clip larger, or every clip of a folder, with its frames' times, its sound and subtitles.
+
+Finished stretches are kept beside the output, in the folder .elevator, until it is there: after an
+interruption of any kind the same command goes on where it was and ends in the same bytes.
+"""
+
+_UPSCALE_EXAMPLES = """\
+examples:
+  elevator upscale old.mp4 -o large.mp4
+  elevator upscale clips -o large --scale 2 --method lanczos
+  elevator upscale frames -o large.mp4 --fps 25 --compare
+"""
+
+
 class _Usage(ElevatorError):
     """The command line cannot be understood."""
 
@@ -54,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments after the program's name; the process's own by default.
 
     Returns:
-        Exit status: 0, 2 for anything that cannot be done as asked, 130 for Ctrl-C.
+        Exit status: 0, 1 for a clip of which a part could not be read, 2 for anything that cannot
+        be done as asked, 130 for Ctrl-C.
     """
     try:
         given = _parser().parse_args(argv)
@@ -81,6 +97,10 @@ def _run(given: argparse.Namespace) -> int:
             from elevator.cli import train
 
             return train.run(given)
+        case "upscale":
+            from elevator.cli import upscale
+
+            return upscale.run(given)
         case "doctor":
             from elevator.cli import doctor
 
@@ -101,6 +121,15 @@ def _parser() -> _Parser:
             help="make a video from a prompt",
             description=_GENERATE,
             epilog=_EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+    _add_upscale(
+        commands.add_parser(
+            "upscale",
+            help="make a clip larger",
+            description=_UPSCALE,
+            epilog=_UPSCALE_EXAMPLES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
@@ -226,6 +255,53 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
 
+def _add_upscale(parser: argparse.ArgumentParser) -> None:
+    # What only some methods take has no default: given to others, it is refused.
+    add = parser.add_argument
+    add(
+        "clip",
+        metavar="CLIP|FOLDER",
+        help="a video, a folder of pictures, or a folder of such clips",
+    )
+    add(
+        "-o",
+        "--out",
+        required=True,
+        help=".mp4, .mkv, .mov, .webm, or no ending for a folder: of PNG files, or of clips",
+    )
+    add("--scale", type=_count, default=4, metavar="N", help="times as large (default: 4)")
+    add(
+        "--method",
+        choices=("bicubic", "lanczos", "regression"),
+        default="bicubic",
+        help="bicubic and lanczos (sharpened) interpolate; regression is a trained network "
+        "(default: bicubic)",
+    )
+    add("--tile", type=_count, metavar="N", help="regression: pixels of a tile (default: 256)")
+    add("--device", help="regression: cuda, cpu, ... (default: cuda if there is one)")
+    add("--crf", type=_crf, default=17.0, help="0 (best) to 51 (smallest file) (default: 17)")
+    add("--fps", type=_positive, help="frames a second of a folder of pictures (default: 24)")
+    add(
+        "--chunk",
+        type=_count,
+        metavar="N",
+        help="frames held in memory at once (default: 32, fewer if large)",
+    )
+    add(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="go on where an earlier run ended; --no-resume removes what it has kept",
+    )
+    add(
+        "--compare",
+        action="store_true",
+        help="also write bicubic and result side by side: OUT-compare as video and .png",
+    )
+    add("--preview", action="store_true", help="show the stretch finished last: OUT-preview.png")
+    add("--quiet", action="store_true", help="print nothing but errors and warnings")
+
+
 # --- what an argument may be ----------------------------------------------------------------------
 
 
@@ -255,6 +331,13 @@ def _positive(text: str) -> float:
     number = _number(text)
     if number <= 0:
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return number
+
+
+def _crf(text: str) -> float:
+    number = _number(text)
+    if not 0 <= number <= 51:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 51")
     return number
 
 

@@ -1,0 +1,155 @@
+"""`elevator upscale`: a clip or a folder of clips in, larger ones out, however long they are."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import torch
+
+from elevator.cli.beside import compare, preview_target, targets
+from elevator.cli.clips import Pair, is_clip, pairs
+from elevator.cli.doctor import require_device
+from elevator.cli.watching import Line
+from elevator.errors import CheckError, ElevatorError
+from elevator.upscale import Bicubic, Lanczos, Regression, Upscaler
+from elevator.video.io import check_image_target
+from elevator.video.jobs import Done, forget, upscale_video
+from elevator.video.writer import check_video_target
+
+__all__ = ["METHODS", "Method", "run"]
+
+_DAMAGED, _WRONG = 1, 2
+
+
+class Method(NamedTuple):
+    """A way to upscale.
+
+    Attributes:
+        build: makes the upscaler of what was given.
+        options: those that mean something to it, and not to every method.
+    """
+
+    build: Callable[[argparse.Namespace], Upscaler]
+    options: frozenset[str] = frozenset()
+
+
+def _regression(given: argparse.Namespace) -> Upscaler:
+    from elevator import zoo
+
+    device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    made = Regression.load(zoo.path(f"upscale-x{given.scale}"), require_device(device))
+    return Regression(made.network, made.weights, given.tile or Regression.tile)
+
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        "bicubic": Method(lambda given: Bicubic(given.scale)),
+        "lanczos": Method(lambda given: Lanczos(given.scale)),
+        "regression": Method(_regression, frozenset({"tile", "device"})),
+    }
+)
+"""The values of `--method`."""
+
+
+def run(given: argparse.Namespace) -> int:
+    """Do what the command line says; everything that can be checked is, before upscaling."""
+    _require_options(given)
+    source = Path(given.clip)
+    if not source.exists():
+        raise CheckError([f"there is no {source}: check the name"])
+    one = is_clip(source)
+    todo = [Pair(source, given.out)] if one else pairs(source, Path(given.out))
+    upscaler = METHODS[given.method].build(given)
+    try:
+        if one:
+            return _DAMAGED if _upscale(todo[0], upscaler, given, keep=False).damage else 0
+        return _upscale_all(todo, upscaler, given)
+    except KeyboardInterrupt:
+        print("elevator: what is finished is kept; the same command goes on", file=sys.stderr)
+        raise
+
+
+def _require_options(given: argparse.Namespace) -> None:
+    """Refuse what the method has no use for."""
+    takes = METHODS[given.method].options
+    for option in sorted(frozenset().union(*(method.options for method in METHODS.values()))):
+        if getattr(given, option) is not None and option not in takes:
+            users = [name for name, method in METHODS.items() if option in method.options]
+            raise CheckError(
+                [
+                    f"--{option.replace('_', '-')} means nothing to --method {given.method}; "
+                    f"drop it, or choose {' or '.join(users)}"
+                ]
+            )
+
+
+def _upscale_all(todo: Sequence[Pair], upscaler: Upscaler, given: argparse.Namespace) -> int:
+    """One clip after the other; one that fails does not stop the rest."""
+    failed, damaged = [], False
+    for pair in todo:
+        try:
+            damaged |= bool(_upscale(pair, upscaler, given, keep=True).damage)
+        except Exception as error:  # of one clip, whatever it is: the others are worth trying
+            failed.append(pair.source.name)
+            kind = "" if isinstance(error, ElevatorError) else f"{type(error).__name__}: "
+            text = "; ".join(getattr(error, "problems", (f"{kind}{error}",)))
+            print(f"elevator: {' '.join(text.split())}", file=sys.stderr)
+    if failed:
+        print(
+            f"elevator: {len(todo) - len(failed)} of {len(todo)} clips are made; "
+            f"not {', '.join(failed)}; the same command tries {'them' if failed[1:] else 'it'} "
+            "again and nothing else",
+            file=sys.stderr,
+        )
+        return _WRONG
+    for pair in todo:
+        forget(pair.target)
+    if not given.quiet:
+        print(f"{given.out}: {len(todo)} clips")
+    return _DAMAGED if damaged else 0
+
+
+def _upscale(pair: Pair, upscaler: Upscaler, given: argparse.Namespace, *, keep: bool) -> Done:
+    """One clip, and what is to lie beside it."""
+    sheet = preview_target(pair.target) if given.preview else None
+    if sheet is not None:
+        check_image_target(sheet)
+    video, page = targets(pair.target)
+    if given.compare:
+        check_video_target(video)
+        check_image_target(page)
+    started = time.monotonic()
+    with Line(str(pair.source), sheet, quiet=given.quiet) as line:
+        done = upscale_video(
+            pair.source,
+            pair.target,
+            upscaler,
+            crf=given.crf,
+            rate=given.fps,
+            chunk=given.chunk,
+            resume=given.resume,
+            keep=keep,
+            watcher=line,
+        )
+    if not given.quiet:
+        print(_told(pair.target, done, time.monotonic() - started))
+    if given.compare:
+        compare(pair.source, pair.target, given.method, rate=given.fps)
+        if not given.quiet:
+            print(f"{video}: compared with bicubic")
+    return done
+
+
+def _told(target: str, done: Done, seconds: float) -> str:
+    """One line on what was made."""
+    line = f"{target}: {done.frames} frames of {done.width}x{done.height}"
+    if not done.computed:
+        return f"{line}, finished before"
+    again = f", {done.reused} of {done.reused + done.computed} stretches from before"
+    return f"{line} in {seconds:.0f} s" + (again if done.reused else "")
