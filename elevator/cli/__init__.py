@@ -108,7 +108,8 @@ def _parser() -> _Parser:
     train.add_argument(
         "name",
         metavar="NAME",
-        help="vae, recogniser, t2i, t2i-ink, t2i-neon, t2v-start, t2v-early, t2v or t2v-mild",
+        help="vae, recogniser, t2i, t2i-ink, t2i-neon, t2v-start, t2v-early, t2v, t2v-mild or "
+        "t2v-turned",
     )
     train.add_argument("--steps", type=_count, help="steps in all (default: as committed)")
     train.add_argument("--out", metavar="DIR", help="checkpoints and results (default: ./zoo)")
