@@ -43,7 +43,7 @@ def _report(given: argparse.Namespace) -> None:
 def _train(given: argparse.Namespace) -> None:
     from elevator.zoo.train import RECIPES, train
 
-    known = ("vae", "recogniser", *RECIPES)
+    known = ("vae", "recogniser", *RECIPES, "t2v-turned")
     if given.name not in known:
         raise CheckError(
             [f"there is no model {given.name!r} to train; choose one of {', '.join(known)}"]

@@ -1,9 +1,10 @@
 """How the checkpoints of the zoo were made: `python -m elevator.zoo.train NAME`.
 
 The order is vae, t2i, then t2i-ink and t2i-neon; t2v-start, t2v-early, t2v, then t2v-mild;
-upscale-x4, then upscale-x2; upscaler-vae, upscaler-still, then upscaler, after t2i; and recogniser,
-which needs none of them. For t2v and the two before it, `torchrun --nproc_per_node 2 -m
-elevator.zoo.train t2v` shares the work out between two processes; the losses are the same.
+t2v-turned, an autoencoder that learns from the first; upscale-x4, then upscale-x2; upscaler-vae,
+upscaler-still, then upscaler, after t2i; and recogniser, which needs none of them. For t2v and the
+two before it, `torchrun --nproc_per_node 2 -m elevator.zoo.train t2v` shares the work out between
+two processes; the losses are the same.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from elevator.zoo import MODELS, Model, networks, path, pipelines, tokenizer
 from elevator.zoo.diffusion import Filming, Framing, Painting, Parts
 from elevator.zoo.loop import Average, Progress, Rates, Recipe, Task, fit, leads, report
 from elevator.zoo.recogniser import Recogniser, Recognising
+from elevator.zoo.turned import train_turned
 from elevator.zoo.upscalers import UPSCALERS, train_upscaler
 from elevator.zoo.vae import Autoencoding, Stage, save
 
@@ -82,7 +84,7 @@ def train(
     """Train one of the zoo's models and save it in diffusers' format.
 
     Args:
-        name: `vae`, `recogniser`, or one of `UPSCALERS` or `RECIPES`.
+        name: `vae`, `recogniser`, `t2v-turned`, or one of `UPSCALERS` or `RECIPES`.
         steps: steps in all; by default as many as the committed weights had.
         out: folder for checkpoints and results, `./zoo` by default. What a training needs of
             another is looked for there first, then among the committed weights.
@@ -96,7 +98,7 @@ def train(
     Returns:
         The folder of the result, `out/name`.
     """
-    known = ("vae", "recogniser", *UPSCALERS, *RECIPES)
+    known = ("vae", "recogniser", *RECIPES, "t2v-turned", *UPSCALERS)
     if name not in known:
         raise CheckError([f"train got name={name!r}; use one of: {', '.join(known)}"])
     folder = Path(out or "zoo")
@@ -121,6 +123,8 @@ def train(
     torch.manual_seed(seed)
     if name == "vae":
         return _train_vae(run, folder, where, steps, batch, seed)
+    if name == "t2v-turned":
+        return train_turned(run, folder, _autoencoder(folder).to(where), steps, batch, seed)
     if name == "recogniser":
         judge = Recogniser().to(where)
         reading = Recognising(judge, batch or JUDGE[1])
@@ -236,7 +240,9 @@ def main() -> None:
     """Command line of the training."""
     parser = argparse.ArgumentParser(prog="python -m elevator.zoo.train", description=__doc__)
     parser.add_argument(
-        "name", choices=("vae", "recogniser", *UPSCALERS, *RECIPES), help="what to train"
+        "name",
+        choices=("vae", "recogniser", *RECIPES, "t2v-turned", *UPSCALERS),
+        help="what to train",
     )
     parser.add_argument("--steps", type=int, help="steps in all")
     parser.add_argument("--batch", type=int, help="stills or clips a step")
