@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +15,22 @@ from elevator.video.io import VideoError, explained, replacing
 
 __all__ = ["read_frames", "write_frames"]
 
-_COUNT = "ELEVATOR_FRAMES"
+_SUMS, _SIZE = "ELEVATOR_SUMS", "ELEVATOR_SIZE"
+_LEAST = 2  # pixels of a side, of which FFV1 can make slices
 _ARRAYS = {
-    (np.dtype(np.uint8), 3): ("rgb24", "bgr0"),
-    (np.dtype(np.uint8), 4): ("rgba", "bgra"),
-    (np.dtype(np.uint16), 3): ("rgb48le", "rgb48le"),
-    (np.dtype(np.uint16), 4): ("rgba64le", "rgba64le"),
+    (np.dtype(np.uint8), 3): "rgb24",
+    (np.dtype(np.uint8), 4): "rgba",
+    (np.dtype(np.uint16), 3): "rgb48le",
+    (np.dtype(np.uint16), 4): "rgba64le",
 }
-_BACK = {stored: array for array, stored in _ARRAYS.values()}
-_FORMS = {"gbrp16le": "rgb48le", "gbrap16le": "rgba64le"}
+_CODED = {"rgb24": "bgr0", "rgba": "bgra", "rgb48le": "rgb48le", "rgba64le": "rgba64le"}
+_DECODED = {"bgr0": "rgb24", "bgra": "rgba", "gbrp16le": "rgb48le", "gbrap16le": "rgba64le"}
 
 
 def write_frames(path: str | Path, frames: NDArray[Any]) -> None:
-    """Write frames so that `read_frames` gives the same numbers; FFV1 in Matroska.
+    """Write frames so that `read_frames` gives the same numbers.
 
-    The file is there when it is whole, and the same frames make the same bytes.
+    The file, FFV1 in Matroska, is there when it is whole; the same frames make the same bytes.
 
     Args:
         path: where to; what is there is replaced.
@@ -40,17 +42,15 @@ def write_frames(path: str | Path, frames: NDArray[Any]) -> None:
     import av
 
     target = Path(path)
-    kind = _ARRAYS.get((frames.dtype, frames.shape[-1])) if frames.ndim == 4 else None
-    if kind is None or 0 in frames.shape:
+    form = _ARRAYS.get((frames.dtype, frames.shape[-1])) if frames.ndim == 4 else None
+    if form is None or 0 in frames.shape:
         raise VideoError(
             "frames must be (F, H, W, 3 or 4) of uint8 or uint16 and at least one, "
             f"got {frames.shape} of {frames.dtype}"
         )
     height, width = frames.shape[1:3]
-    # Slices are what FFV1 works at side by side; each has its checksum.
-    options = {"level": "3", "slicecrc": "1", "threads": "4", "coder": "1", "context": "0"}
-    if min(height, width) >= 64:
-        options["slices"] = "4"
+    spare = max(0, _LEAST - height), max(0, _LEAST - width)
+    options = {"level": "3", "slices": "4", "threads": "4"}
     try:
         with (
             replacing(target) as aside,
@@ -59,12 +59,16 @@ def write_frames(path: str | Path, frames: NDArray[Any]) -> None:
                 f"file:{aside}", "w", format="matroska", container_options={"fflags": "+bitexact"}
             ) as container,
         ):
-            container.metadata[_COUNT] = str(len(frames))
+            sums = (f"{crc32(one.tobytes()):08x}" for one in frames)
+            container.metadata[_SUMS] = " ".join(sums)
+            container.metadata[_SIZE] = f"{width}x{height}"
             stream = container.add_stream("ffv1", rate=Fraction(25), options=options)
-            stream.width, stream.height, stream.pix_fmt = width, height, kind[1]
+            stream.height, stream.width = height + spare[0], width + spare[1]
+            stream.pix_fmt = _CODED[form]
             for one in frames:
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(one), format=kind[0])
-                container.mux(stream.encode(frame.reformat(format=kind[1])))
+                padded = np.pad(one, ((0, spare[0]), (0, spare[1]), (0, 0)))
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(padded), format=form)
+                container.mux(stream.encode(frame.reformat(format=_CODED[form])))
             container.mux(stream.encode(None))
     except av.FFmpegError as error:
         raise VideoError(f"cannot write {target}: {error.strerror}") from error
@@ -84,19 +88,17 @@ def read_frames(path: str | Path) -> Iterator[NDArray[Any]]:
     damaged = f"cannot read {file}: it is not as it was written; remove it and make it again"
     try:
         with av.open(f"file:{file}") as container:
-            stream = container.streams.video[0]
-            stream.codec_context.options = {"err_detect": "crccheck+explode"}
-            wanted, count = int(container.metadata.get(_COUNT, -1)), 0
-            for frame in container.decode(stream):
-                if frame.is_corrupt:
-                    raise VideoError(damaged)
-                yield frame.to_ndarray(
-                    format=_BACK.get(frame.format.name) or _FORMS[frame.format.name]
-                )
+            sums = container.metadata[_SUMS].split()
+            width, height = map(int, container.metadata[_SIZE].split("x"))
+            count = 0
+            for frame in container.decode(video=0):
+                padded: NDArray[Any] = frame.to_ndarray(format=_DECODED[frame.format.name])
+                found = np.ascontiguousarray(padded[:height, :width])
+                if f"{crc32(found.tobytes()):08x}" != sums[count]:
+                    raise ValueError("another sum")
                 count += 1
+                yield found
+            if count != len(sums):
+                raise ValueError("too few frames")
     except (av.FFmpegError, LookupError, ValueError, OSError) as error:
-        if isinstance(error, VideoError):
-            raise
         raise VideoError(damaged) from error
-    if count != wanted:
-        raise VideoError(damaged)

@@ -37,12 +37,12 @@ class Track(NamedTuple):
 
     Attributes:
         kind: what it holds.
-        index: which stream of the file it is.
+        stream: which stream of the file it is.
         codec: FFmpeg's name of its coding; "unknown" where FFmpeg has no decoder for it.
     """
 
     kind: Literal["audio", "subtitle"]
-    index: int
+    stream: int
     codec: str
 
 

@@ -28,6 +28,7 @@ class Coding(NamedTuple):
         depth: bits of a channel that it keeps.
         notes: sentences on what it does not keep, and on who cannot play it.
         tag: a FourCC, where the usual one is refused by players.
+        full: whether it can say that its numbers span the full range.
     """
 
     codec: str
@@ -37,6 +38,7 @@ class Coding(NamedTuple):
     depth: int
     notes: tuple[str, ...]
     tag: str | None = None
+    full: bool = True
 
 
 def choose(form: str, width: int, height: int, depth: int, alpha: bool, crf: float) -> Coding:
@@ -60,7 +62,8 @@ def choose(form: str, width: int, height: int, depth: int, alpha: bool, crf: flo
         depth = 10
     if alpha and form == "mov":
         options = {"profile": "4444", "alpha_bits": "16", "vendor": "apl0", "threads": _THREADS}
-        return Coding("prores_ks", "yuva444p10le", options, True, 10, tuple(notes))
+        form = "yuva444p10le"
+        return Coding("prores_ks", form, options, True, 10, tuple(notes), full=False)
     if alpha and form == "mp4":
         notes.append(
             "alpha was left out, frames are shown over black: .mp4 holds none; "

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Copy"]
 
 _EDITED = {"mp4", "mov"}  # these can say that sound from before the start is not played
+_DELAYED = {"opus", "libopus"}  # so can Matroska and WebM, of these
 _KINDS = {"audio": "sound", "subtitle": "subtitles"}
 
 
@@ -46,15 +47,15 @@ class Copy:
             return
         source = self._stack.enter_context(opened(clip.path))
         for track in clip.tracks:
-            stream = source.streams[track.index]
-            if _takes(container, form, stream):
+            stream = source.streams[track.stream]
+            if _takes(form, stream):
                 made: Stream = container.add_stream_from_template(stream)
                 for key in ("language", "title"):
                     if key in stream.metadata:
                         made.metadata[key] = stream.metadata[key]
-                self._streams[track.index] = made
+                self._streams[track.stream] = made
             else:
-                self.notes.append(_refusal(track, form))
+                self.notes.append(_refusal(track, form, stream))
         if self._streams:
             self._packets = source.demux([source.streams[index] for index in self._streams])
 
@@ -80,10 +81,10 @@ class Copy:
             if time is not None and begin >= time:
                 return
             self._held = None
-            if begin >= 0 or self._edited:
+            if begin >= 0 or self._edited or packet.stream.codec_context.name in _DELAYED:
                 self._write(packet, starts)
             elif packet.stream.type == "audio":
-                note = "sound from before the first frame, which is not played, was left out"
+                note = "left out: sound from before the start, which players skip"
                 if note not in self.notes:
                     self.notes.append(note)
 
@@ -98,7 +99,7 @@ class Copy:
         self._container.mux(packet)
 
 
-def _takes(container: OutputContainer, form: str, stream: Stream) -> bool:
+def _takes(form: str, stream: Stream) -> bool:
     """Whether a file of this kind can hold a stream: tried in memory, which asks the muxer."""
     import av
 
@@ -113,12 +114,11 @@ def _takes(container: OutputContainer, form: str, stream: Stream) -> bool:
     return True
 
 
-def _refusal(track: Track, form: str) -> str:
-    advice = " or .mov" if track.codec == "mov_text" else ""
+def _refusal(track: Track, form: str, stream: Stream) -> str:
+    better = next((name for name in ("matroska", "mp4") if _takes(name, stream)), None)
+    ending = {"matroska": ".mkv", "mp4": ".mp4"}.get(better or "")
+    advice = f"; write {ending} to keep it" if ending else ""
     return (
-        f"the {_KINDS[track.kind]} of stream {track.index} ({track.codec}) was left out: "
-        f"a file of this kind ({form}) cannot hold it; write .mkv{advice} to keep it"
-        if form != "matroska"
-        else f"the {_KINDS[track.kind]} of stream {track.index} ({track.codec}) was left out: "
-        "Matroska cannot hold it; write .mp4 to keep it"
+        f"left out: the {_KINDS[track.kind]} of stream {track.stream} ({track.codec}), "
+        f"which a file of the kind {form} cannot hold{advice}"
     )

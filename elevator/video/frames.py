@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,11 @@ from elevator.video.clip import Clip
 from elevator.video.coding import ENDINGS, choose
 from elevator.video.copying import Copy
 from elevator.video.io import VideoError, explained, png_text
-from elevator.video.pixels import FULL, Colour, of_depth, to_frame
+from elevator.video.pixels import FULL, LIMITED, Colour, of_depth, to_frame
 
 if TYPE_CHECKING:
     from av.packet import Packet
+    from av.video.stream import VideoStream
 
 __all__ = ["FolderWriter", "StreamWriter", "Writer"]
 
@@ -120,7 +121,9 @@ class StreamWriter(Writer):
         form = ENDINGS[path.suffix.lower()]
         self._coding = choose(form, *size, depth, alpha, crf)
         self.notes.extend(self._coding.notes)
-        self._colour = (like.colour if like else Colour()).settled(*size_of(like, size))
+        self._colour = (like.colour if like else Colour()).settled(*_size_of(like, size))
+        if not self._coding.full:
+            self._colour = self._colour._replace(range=LIMITED)
         self._coarse, self._whole, self._step = form in _COARSE, whole, 1 / rate
         self._tick = like.tick if like else 1 / rate
         self._copy: Copy | None = None
@@ -128,25 +131,32 @@ class StreamWriter(Writer):
         # Nothing of the machine or the moment may get into the file.
         options = {"fflags": "+bitexact"}
         if form in ("mp4", "mov"):
+            units = str(_timescale(self._tick))
             options["movflags"] = "+faststart+write_colr"
-            if self._tick.denominator > 1:
-                options["video_track_timescale"] = str(_timescale(self._tick))
+            options["video_track_timescale"] = options["movie_timescale"] = units
         with self._explained():
             self._container = av.open(f"file:{aside}", "w", format=form, container_options=options)
         with self._explained():
             if text:
                 self._container.metadata["comment"] = text
-            self._stream: Any = self._container.add_stream(
+            stream = self._container.add_stream(
                 self._coding.codec,
                 rate=rate.limit_denominator(1_000_000),
                 options=dict(self._coding.options),
             )
+            self._stream = cast("VideoStream", stream)
             self._stream.width, self._stream.height = size
             self._stream.pix_fmt = self._coding.form
             self._stream.time_base = self._tick
             context = self._stream.codec_context
             context.time_base = self._tick
-            context.sample_aspect_ratio = like.aspect if like else Fraction(1)
+            aspect = like.aspect if like else Fraction(1)
+            context.sample_aspect_ratio = aspect
+            if aspect != 1 and self._coding.codec == "libvpx-vp9":
+                self.note(
+                    f"the shape of pixels ({aspect.numerator}:{aspect.denominator}) was left out: "
+                    "VP9 does not hold it; write .mp4 or .mov to keep it"
+                )
             context.color_range, context.colorspace = self._colour.range, self._colour.matrix
             context.color_primaries = self._colour.primaries
             context.color_trc = self._colour.transfer
@@ -173,7 +183,8 @@ class StreamWriter(Writer):
         )
         frame.pts, frame.time_base = ticks, self._tick
         self._end = time + (duration or self._step)
-        self._durations[ticks] = max(1, round((duration or self._step) / self._tick))
+        frame.duration = max(1, round((duration or self._step) / self._tick))
+        self._durations[ticks] = frame.duration
         with self._explained():
             if self._copy:
                 self._copy.until(time)
@@ -207,6 +218,8 @@ class StreamWriter(Writer):
             try:
                 yield
             except av.FFmpegError as error:
+                if isinstance(error, OSError):
+                    raise
                 raise VideoError(f"cannot write {self.path}: {error.strerror}") from error
 
 
@@ -229,7 +242,7 @@ class FolderWriter(Writer):
         if like is not None and like.tracks:
             kinds = {"audio": "sound", "subtitle": "subtitles"}
             held = " and ".join(sorted({kinds[track.kind] for track in like.tracks}))
-            self.note(f"the {held} of the clip was left out: a folder holds pictures only")
+            self.note(f"left out: the {held} of the clip, as a folder holds pictures only")
         self._steps: set[Fraction] = set()
         with explained(path):
             aside.mkdir()
@@ -255,7 +268,7 @@ class FolderWriter(Writer):
         pass
 
 
-def size_of(like: Clip | None, size: tuple[int, int]) -> tuple[int, int]:
+def _size_of(like: Clip | None, size: tuple[int, int]) -> tuple[int, int]:
     """The size by which unlabelled colours are told: the clip's own where it holds Y'CbCr."""
     return (like.width, like.height) if like and like.colour.matrix else size
 

@@ -6,6 +6,7 @@ nothing behind and never harms what was there before.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -291,7 +292,9 @@ def explained(target: Path) -> Iterator[None]:
     except ElevatorError:
         raise
     except OSError as error:
-        raise VideoError(f"cannot write {target}: {error.strerror or error}") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = "; free some space, or write to another place" if full else ""
+        raise VideoError(f"cannot write {target}: {error.strerror or error}{advice}") from error
 
 
 def _replace(target: Path, write: Callable[[Path], None]) -> None:

@@ -83,10 +83,11 @@ class PictureClip(Clip):
         try:
             with Image.open(self.path) as picture:
                 for index, one in enumerate(ImageSequence.Iterator(picture)):
+                    pixels = _converted(one, self.alpha)  # first: it also tells the duration
                     # Players take a frame without a duration for a tenth of a second.
                     duration = Fraction(round(one.info.get("duration") or 100), 1000)
                     if index >= start:
-                        yield Frame(_converted(one, self.alpha), time, duration)
+                        yield Frame(pixels, time, duration)
                     time += duration
         except _BROKEN as error:
             raise _damaged(self.path) from error
@@ -120,7 +121,7 @@ def _sixteen_bits(file: Path, alpha: bool) -> NDArray[Any]:
     import av
 
     try:
-        with file.open("rb") as data, av.open(data) as container:
+        with file.open("rb") as data, av.open(data, "r") as container:
             frame = next(container.decode(video=0))
             return frame.to_ndarray(format="rgba64le" if alpha else "rgb48le")
     except (av.FFmpegError, StopIteration) as error:

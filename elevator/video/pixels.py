@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 __all__ = ["Colour", "Depth", "as_float", "as_pixels", "of_depth", "to_array", "to_frame"]
 
 Depth: TypeAlias = Literal[8, 10, 16]
-Pixels: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16]
+Pixels: TypeAlias = NDArray[Any]  # of uint8 or uint16
 
 LIMITED, FULL = 1, 2  # FFmpeg's numbers of the two ranges
 UNKNOWN = 2  # of primaries, transfer and matrix, in ITU-T H.273
 BT709, BT601, RGB = 1, 6, 0  # matrices, in H.273
 _KNOWN = {1, 4, 5, 6, 7, 9}  # the matrices swscale converts with
-_LARGE = 1280, 576  # above this width or height, an unlabelled video is taken for BT.709
+_LARGE = 1280, 576  # from this width, or above this height, what is unlabelled is BT.709
 
 
 class Colour(NamedTuple):
@@ -48,10 +48,11 @@ class Colour(NamedTuple):
     matrix: int = UNKNOWN
 
     def settled(self, width: int, height: int) -> Colour:
-        """With a matrix and a range: those that players assume where a file names none."""
-        large = width > _LARGE[0] - 1 or height > _LARGE[1]
+        """As Y'CbCr, with a matrix and a range: those that players assume where none is named."""
+        large = width >= _LARGE[0] or height > _LARGE[1]
         matrix = (BT709 if large else BT601) if self.matrix in (UNKNOWN, RGB) else self.matrix
-        return self._replace(range=self.range or LIMITED, matrix=matrix)
+        span = LIMITED if self.matrix == RGB else self.range or LIMITED
+        return self._replace(range=span, matrix=matrix)
 
     @property
     def convertible(self) -> bool:

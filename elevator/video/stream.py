@@ -39,6 +39,7 @@ class StreamClip(Clip):
             self._index = stream.index
             self.rate = stream.average_rate or stream.guessed_rate or _UNKNOWN_RATE
             self.tick = stream.time_base or 1 / self.rate
+            self.rate = min(self.rate, 1 / self.tick)
             self.offset = _start(container)
             self.expected = _announced(stream)
             self._end = _length(stream)
@@ -48,8 +49,12 @@ class StreamClip(Clip):
                 self._decoder = _ALPHA_DECODERS.get(stream.codec_context.name)
             aspect = stream.sample_aspect_ratio or Fraction(1)
             context = stream.codec_context
-            named = context.color_range, context.color_primaries, context.color_trc
-            named = (*named, context.colorspace)
+            named = Colour(
+                int(context.color_range),
+                int(context.color_primaries),
+                int(context.color_trc),
+                int(context.colorspace),
+            )
         first = next(self._decoded(), None)
         if first is None:
             raise VideoError(
@@ -67,7 +72,7 @@ class StreamClip(Clip):
         bits = max(component.bits for component in first.format.components)
         self.depth: Depth = 8 if bits <= 8 else 10 if bits <= 10 else 16
         self.alpha = any(component.is_alpha for component in first.format.components)
-        self.colour = _colour(first, Colour(*map(int, named)))
+        self.colour = _colour(first, named)
         if not (first.format.is_rgb or self._settled.convertible):
             self.note(
                 f"{file.name} uses the colour matrix {self.colour.matrix} of H.273, which cannot "
@@ -140,7 +145,7 @@ class StreamClip(Clip):
 
         broken = damaged = 0
         with opened(self.path) as container:
-            stream = container.streams[self._index]
+            stream: Any = container.streams[self._index]
             decoder: Any = stream.codec_context
             if self._decoder is not None:
                 decoder = av.CodecContext.create(self._decoder, "r")
@@ -158,11 +163,11 @@ class StreamClip(Clip):
                     yield frame
         if broken:
             self.note(
-                f"{broken} of the coded frames of {self.path.name} could not be decoded and are "
-                "left out: it is damaged or truncated"
+                f"left out: {broken} coded frames of {self.path.name} that cannot be decoded; it "
+                "is damaged or truncated"
             )
         if damaged:
-            self.note(f"{damaged} of the frames of {self.path.name} are damaged")
+            self.note(f"{self.path.name} is damaged, which shows in {damaged} of its frames")
 
     def _chosen(self, container: InputContainer) -> VideoStream:
         videos = [
@@ -200,11 +205,17 @@ def opened(file: Path) -> Iterator[InputContainer]:
     except PermissionError:
         raise
     except (av.FFmpegError, OSError, ValueError) as error:
+        index = " (an MP4 that was cut short has lost its index)" if _is_mp4(file) else ""
         raise VideoError(
-            f"cannot read {file}: it is damaged or not a video; copy or download it again"
+            f"cannot read {file}: it is damaged or not a video{index}; copy or download it again"
         ) from error
     with container:
         yield container
+
+
+def _is_mp4(file: Path) -> bool:
+    with file.open("rb") as data:
+        return data.read(8)[4:] == b"ftyp"
 
 
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[Any] | None]:
@@ -258,7 +269,8 @@ def _announced(stream: VideoStream) -> int | None:
 def _tracks(container: InputContainer) -> Iterator[Track]:
     for stream in container.streams:
         if stream.type in ("audio", "subtitle"):
-            codec = stream.codec_context.name if stream.codec_context else "unknown"
+            context: Any = stream.codec_context  # None where there is no decoder
+            codec = context.name if context else "unknown"
             yield Track(stream.type, stream.index, codec)
 
 
@@ -287,7 +299,8 @@ def _turn(frame: VideoFrame) -> tuple[int, int, int, int]:
 
     x' = a x + c y, y' = b x + d y, both down and to the right; (a, b, c, d).
     """
-    for data in frame.side_data:
+    pieces: Any = frame.side_data
+    for data in pieces:
         if data.type.name == "DISPLAYMATRIX":
             matrix = np.frombuffer(bytes(data), np.int32, 9)
             a, b, c, d = (int(matrix[index]) for index in (0, 1, 3, 4))
