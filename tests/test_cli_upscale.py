@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from elevator.cli import main
-from elevator.cli.upscale import METHODS
+from elevator.cli.methods import METHODS
 from elevator.cli.watching import Line
 from elevator.video.reader import open_video
 from elevator.video.writer import create_video
@@ -58,7 +58,8 @@ def upscale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str | Path) -> int:
-        return main(["upscale", *map(str, arguments)])
+        method = () if "--method" in arguments else ("--method", "bicubic")
+        return main(["upscale", *map(str, arguments), *method])
 
     return run
 

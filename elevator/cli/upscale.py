@@ -5,60 +5,27 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple
-
-import torch
 
 from elevator.cli.beside import compare, preview_target, targets
 from elevator.cli.clips import Pair, is_clip, pairs
-from elevator.cli.doctor import require_device
+from elevator.cli.methods import METHODS, chosen
 from elevator.cli.watching import Line
 from elevator.errors import CheckError, ElevatorError
-from elevator.upscale import Bicubic, Lanczos, Regression, Upscaler
+from elevator.upscale import Upscaler
 from elevator.video.io import check_image_target
 from elevator.video.jobs import Done, forget, upscale_video
 from elevator.video.writer import check_video_target
 
-__all__ = ["METHODS", "Method", "run"]
+__all__ = ["run"]
 
 _DAMAGED, _WRONG = 1, 2
 
 
-class Method(NamedTuple):
-    """A way to upscale.
-
-    Attributes:
-        build: makes the upscaler of what was given.
-        options: those that mean something to it, and not to every method.
-    """
-
-    build: Callable[[argparse.Namespace], Upscaler]
-    options: frozenset[str] = frozenset()
-
-
-def _regression(given: argparse.Namespace) -> Upscaler:
-    from elevator import zoo
-
-    device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    made = Regression.load(zoo.path(f"upscale-x{given.scale}"), require_device(device))
-    return Regression(made.network, made.weights, given.tile or Regression.tile)
-
-
-METHODS: Mapping[str, Method] = MappingProxyType(
-    {
-        "bicubic": Method(lambda given: Bicubic(given.scale)),
-        "lanczos": Method(lambda given: Lanczos(given.scale)),
-        "regression": Method(_regression, frozenset({"tile", "device"})),
-    }
-)
-"""The values of `--method`."""
-
-
 def run(given: argparse.Namespace) -> int:
     """Do what the command line says; everything that can be checked is, before upscaling."""
+    given.method = chosen(given)
     _require_options(given)
     source = Path(given.clip)
     if not source.exists():
