@@ -6,7 +6,7 @@ weights), RAFT (`elevator.models.RAFT`), or a function that returns flow known o
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, final, get_args
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, final, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -54,6 +54,7 @@ class Flow(NamedTuple):
         return Flow(*(_resize(part, height, width, mode) for part in self))
 
 
+@runtime_checkable
 class FlowEstimator(Protocol):
     """Anything that estimates the flow of clips."""
 
@@ -88,15 +89,6 @@ class DIS:
     """
 
     preset: Preset = "medium"
-
-    paper: ClassVar[str | None] = """\
-@inproceedings{kroeger2016fast,
-  title = {Fast Optical Flow using Dense Inverse Search},
-  author = {Kroeger, Till and Timofte, Radu and Dai, Dengxin and Van Gool, Luc},
-  booktitle = {European Conference on Computer Vision},
-  year = {2016},
-  eprint = {1603.03590}
-}"""
 
     def __post_init__(self) -> None:
         if self.preset not in get_args(Preset):

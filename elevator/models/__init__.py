@@ -7,11 +7,13 @@ from elevator.models.inflate import CrossFrameAttention
 from elevator.models.windows import FrameWindows
 
 if TYPE_CHECKING:
+    from elevator.models.raft import RAFT
     from elevator.models.regression import RegressionUpscaler
     from elevator.models.temporal_unet import TemporalUNet
     from elevator.models.video_vae import VideoVAE
 
 __all__ = [
+    "RAFT",
     "CrossFrameAttention",
     "FrameWindows",
     "RegressionUpscaler",
@@ -21,6 +23,7 @@ __all__ = [
 
 # Networks are diffusers' kind of module, which loads on first use.
 _LAZY = {
+    "RAFT": "elevator.models.raft",
     "RegressionUpscaler": "elevator.models.regression",
     "TemporalUNet": "elevator.models.temporal_unet",
     "VideoVAE": "elevator.models.video_vae",

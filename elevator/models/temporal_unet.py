@@ -6,7 +6,7 @@ convolution over frames before it and attention along time inside it, and after 
 the image network on every frame.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any, ClassVar
 
@@ -61,7 +61,7 @@ _PLAIN: dict[str, Any] = {
 """What other networks of the family can be configured for and this one always is."""
 
 
-class TemporalUNet(ModelMixin, AttentionMixin, ConfigMixin):  # type: ignore[misc]
+class TemporalUNet(ModelMixin, AttentionMixin, ConfigMixin):
     r"""Upscale-A-Video's U-Net (Zhou et al. 2024, arXiv 2312.06640, section 3.2).
 
     Defaults are the published ones: 1158 tensors, 691 million numbers. Names of arguments are those
@@ -151,7 +151,7 @@ class TemporalUNet(ModelMixin, AttentionMixin, ConfigMixin):  # type: ignore[mis
             turned = min(ROTARY, *used) // 2 * 2
             self.temporal_rotary_emb = Rotary(turned)  # as published: the blocks have their own
 
-        norms = {"groups": norm_num_groups, "over_frames": norm_over_frames}
+        norms: dict[str, Any] = {"groups": norm_num_groups, "over_frames": norm_over_frames}
 
         def transformer(level: int, *, only_cross: bool) -> TemporalTransformer:
             return TemporalTransformer(
@@ -247,8 +247,8 @@ class TemporalUNet(ModelMixin, AttentionMixin, ConfigMixin):  # type: ignore[mis
         x, _ = self.mid_block(x, emb, text)
         if self.config.mid_temporal:
             x = self.mid_temp_block(x, emb)
+        count = self.config.layers_per_block + 1
         for step, block in enumerate(self.up_blocks):
-            count = len(block.resnets)
             used, skips = skips[-count:], skips[:-count]
             # Sides that were odd on the way down come back as they were.
             size = (skips[-1].shape[3], skips[-1].shape[4]) if skips else None
@@ -364,6 +364,8 @@ class _Block(nn.Module):
 
     The deepest has a transformer after the first of its two residual blocks only.
     """
+
+    _gradient_checkpointing_func: Callable[..., Tensor]
 
     def __init__(
         self,

@@ -4,15 +4,16 @@ r"""The autoencoders of Upscale-A-Video: Stable Diffusion's, with norms and conv
 head of c channels. Scores as a matrix take 4 n² bytes a frame in float32: at 320x320 low-resolution
 pixels, n = 102400, 39 GiB, and 117 GiB for three frames. Here frames go one by one and queries
 in rows, so that scores take at most `SCORES` = 64 MiB, whatever kernel torch chooses (one that
-writes them down needs three such arrays). Per frame the normed tokens, keys, values and the outputs
-take n c numbers each: at c = 512, 200 MiB. Beside its input the layer then holds
+writes them down needs three such arrays). Of one frame there are besides, at c = 512 in 200 MiB
+each, up to four arrays of n c numbers (normed tokens, keys, values and what the norm copies), and
+the result of all frames. Beside its input the layer then holds at most
 
     4 · 200 MiB (one frame)  +  3 · 64 MiB (scores)  +  3 · 200 MiB (result of 3 frames)  = 1.6 GiB
 
-instead of 117 GiB plus the same result, and the scores no longer grow with the square of n.
+(counted: 1.43 GiB) instead of 117 GiB and the same result, and no longer the square of n.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -91,7 +92,7 @@ class FrameAttention(nn.Module):
             seen[:, part] = here[:, part] + self.proj_attn(answer)
 
 
-class VideoVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class VideoVAE(ModelMixin, ConfigMixin):
     r"""Both autoencoders of Upscale-A-Video (Zhou et al. 2024, arXiv 2312.06640, section 3.3).
 
     Defaults are those of `vae_3d`, the x4 image upscaler's autoencoder on frames: 204 tensors. With
@@ -148,7 +149,7 @@ class VideoVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 raise CheckError(
                     [f"{width} channels are no multiple of norm_num_groups={norm_num_groups}"]
                 )
-        norms = {"groups": norm_num_groups, "over_frames": norm_over_frames}
+        norms: dict[str, Any] = {"groups": norm_num_groups, "over_frames": norm_over_frames}
         self.encoder = _Encoder(in_channels, 2 * latent_channels, widths, layers_per_block, norms)
         self.decoder = _Decoder(
             latent_channels,
@@ -285,6 +286,8 @@ class VideoVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
 class _Level(nn.Module):
     """Residual blocks of one size, then a change of it."""
+
+    _gradient_checkpointing_func: Callable[..., Tensor]
 
     def __init__(
         self,

@@ -100,6 +100,7 @@ def test_long_flows_in_half_precision_do_not_overflow() -> None:
     there[:, 0] = 1000
     back = there.where(there == 0, -there)
     assert bool(consistent(there, back)[..., :1047].all())
+    assert not bool(consistent(there, -back).any())
 
 
 @pytest.mark.parametrize("given", [{"mode": "cubic"}, {"padding": "reflect"}])

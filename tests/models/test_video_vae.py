@@ -25,7 +25,7 @@ SMALL: dict[str, Any] = {
 CONDITIONED = {"volume": True, "condition_channels": 8}
 
 
-def small(**config: Any) -> VideoVAE:
+def small(**config: Any) -> Any:
     torch.manual_seed(0)
     return awake(VideoVAE(**SMALL | config))
 
@@ -151,6 +151,18 @@ def test_attention_takes_the_memory_it_says(
     assert seen.now == y.nbytes
     assert frames * one < seen.most < said * 1.1
     assert said < 4 * tokens * tokens or side == 24
+
+
+@torch.no_grad()
+def test_attention_takes_under_two_gibibytes_at_the_published_tile() -> None:
+    """320x320 latent pixels and three frames, where whole matrices take 117 GiB; without data."""
+    with torch.device("meta"):
+        layer, x = FrameAttention(512), torch.empty(1, 512, 1, 320, 320)
+    with Allocations() as seen, sdpa_kernel(SDPBackend.MATH):
+        layer(x)
+    results_of_two_more = 2 * x.nbytes  # frames go one by one
+    assert 3 * 4 * (320 * 320) ** 2 / 2**30 > 117
+    assert (seen.most + results_of_two_more) / 2**30 < 1.5
 
 
 @torch.no_grad()
