@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from elevator.hosts.modular import HookBlock as HookBlock
     from elevator.hosts.modular import insert as insert
     from elevator.pipelines.video_elevator import VideoElevatorPipeline as VideoElevatorPipeline
+    from elevator.pipelines.video_upscale import VideoUpscalePipeline as VideoUpscalePipeline
 
 __version__ = "0.1.0"
 
@@ -65,6 +66,7 @@ _LAZY = {
     "denoiser": "elevator.hosts.denoiser",
     "insert": "elevator.hosts.modular",
     "VideoElevatorPipeline": "elevator.pipelines.video_elevator",
+    "VideoUpscalePipeline": "elevator.pipelines.video_upscale",
 }
 
 

@@ -1,6 +1,6 @@
 """BibTeX of papers that more than one part comes from."""
 
-__all__ = ["SDEDIT", "VIDEOELEVATOR"]
+__all__ = ["SDEDIT", "UPSCALE_A_VIDEO", "VIDEOELEVATOR"]
 
 SDEDIT = """@inproceedings{meng2022sdedit,
   title={{SDEdit}: Guided Image Synthesis and Editing with Stochastic Differential Equations},
@@ -9,6 +9,15 @@ SDEDIT = """@inproceedings{meng2022sdedit,
   booktitle={International Conference on Learning Representations},
   year={2022},
   eprint={2108.01073},
+}"""
+UPSCALE_A_VIDEO = """@inproceedings{zhou2024upscaleavideo,
+  title={Upscale-A-Video: Temporal-Consistent Diffusion Model for Real-World Video
+         Super-Resolution},
+  author={Zhou, Shangchen and Yang, Peiqing and Wang, Jianyi and Luo, Yihang and
+          Loy, Chen Change},
+  booktitle={IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year={2024},
+  eprint={2312.06640},
 }"""
 VIDEOELEVATOR = """@article{zhang2024videoelevator,
   title = {VideoElevator: Elevating Video Generation Quality with Versatile Text-to-Image

@@ -2,24 +2,35 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from elevator.combine import at, chain, identity
 from elevator.denoise import Denoiser
 from elevator.errors import CheckError
-from elevator.filters import LowPass
+from elevator.filters import Flow, LowPass, Propagate
 from elevator.hook import Hook
 from elevator.hosts.coefficients import training_schedule
 from elevator.latent import Latent
 from elevator.models.inflate import CrossFrameAttention
 from elevator.patch import Patch
-from elevator.renoise import renoise
+from elevator.renoise import KeepNoise, renoise
 from elevator.samplers import DDIM, DDIMInversion, SDEdit, Solver, reinitialise
 from elevator.through import Bridge, through
 
-__all__ = ["PRESETS", "Preset", "Recipe", "freeinit", "preset_for", "videoelevator"]
+__all__ = [
+    "PRESETS",
+    "UPSCALE_PRESETS",
+    "Preset",
+    "Recipe",
+    "UpscalePreset",
+    "freeinit",
+    "preset_for",
+    "upscale_a_video",
+    "upscale_preset_for",
+    "videoelevator",
+]
 
 
 class Recipe(NamedTuple):
@@ -164,6 +175,84 @@ def videoelevator(
         # The host's own call holds the correction's prediction right after a refinement.
         rule = DDIMInversion(invert, correct, reuse=correct is not None)
     return Recipe(renoise(refinement, rule), tuple(patches))
+
+
+@dataclass(frozen=True)
+class UpscalePreset:
+    """The numbers and words of one Upscale-A-Video arrangement.
+
+    Attributes:
+        noise_level: step of the low-resolution noise, 0 (none to speak of) to 350; the more, the
+            more is made up.
+        guidance: guidance scale; 1 or less runs without.
+        steps: sampling steps.
+        propagate: loop indices where clean estimates are propagated, 0 (noisiest) to `steps` - 1.
+        quality: what is said of every clip, behind its own prompt.
+        negative: what is to be avoided.
+    """
+
+    noise_level: int = 120
+    guidance: float = 6.0
+    steps: int = 30
+    propagate: tuple[int, ...] = ()
+    quality: str = "best quality, extremely detailed"
+    negative: str = "blur, worst quality"
+
+    def propagate_at(self, steps: int) -> tuple[int, ...]:
+        """The propagation indices of a run of another length."""
+        scaled = (min(steps - 1, round(index * steps / self.steps)) for index in self.propagate)
+        return tuple(sorted(set(scaled)))
+
+
+UPSCALE_PRESETS: dict[str, UpscalePreset] = {
+    "default": UpscalePreset(),
+    "aigc": UpscalePreset(noise_level=150, propagate=(24, 26, 28)),
+    "old-video": UpscalePreset(noise_level=150, guidance=9.0),
+    "old-movie": UpscalePreset(noise_level=100, guidance=5.0, steps=20, propagate=(17, 18, 19)),
+    "animation": UpscalePreset(steps=20),
+}
+"""Upscale-A-Video's published settings, by the footage they were made for; `animation` is meant
+with the conditioned autoencoder."""
+
+
+def upscale_preset_for(name: str | UpscalePreset) -> UpscalePreset:
+    """A preset by name; numbers of one's own pass through."""
+    if isinstance(name, UpscalePreset):
+        return name
+    if name not in UPSCALE_PRESETS:
+        known = ", ".join(UPSCALE_PRESETS)
+        raise CheckError([f"preset {name!r} is unknown; choose one of {known}"])
+    return UPSCALE_PRESETS[name]
+
+
+def upscale_a_video(
+    flow: Flow,
+    propagate: Sequence[int] = (24, 26, 28),
+    *,
+    fuse: float = 0.5,
+    alpha1: float = 0.001,
+    alpha2: float = 0.05,
+    mode: Literal["nearest", "bilinear"] = "nearest",
+) -> Recipe:
+    """Upscale-A-Video (Zhou et al. 2024, arXiv 2312.06640, section 3.3), to attach to an upscaler.
+
+    At a few late steps the clean estimates of neighbouring frames are carried into each other along
+    their motion, wherever the flow can be trusted; the predicted noise is kept. That is all the
+    method does to the sampling, so any pipeline of a clip can have it: an image upscaler on frames,
+    an image-to-image pipeline, a video pipeline.
+
+    Args:
+        flow: between the frames of the clip.
+        propagate: loop indices, 0 (noisiest) to the number of steps less one; () for none.
+        fuse: share of the neighbour.
+        alpha1: as for `Propagate`.
+        alpha2: as for `Propagate`.
+        mode: how latents are warped.
+    """
+    if not propagate:
+        return Recipe(identity(), ())
+    hook = Propagate(flow, fuse, alpha1, alpha2, mode)
+    return Recipe(renoise(at(propagate, hook), KeepNoise()), ())
 
 
 def freeinit(

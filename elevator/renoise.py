@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, final
 
 from elevator.hook import Hook, Host, Run, Step, parts
 from elevator.latent import Latent
-from elevator.papers import SDEDIT
+from elevator.papers import SDEDIT, UPSCALE_A_VIDEO
 
 __all__ = ["FreshNoise", "KeepNoise", "Renoise", "renoise", "renoise_conflicts", "rules"]
 
@@ -169,15 +169,7 @@ class KeepNoise(Renoise[tuple[()]]):
     (Upscale-A-Video, arXiv 2312.06640, section 3.3).
     """
 
-    paper: ClassVar[str | None] = """@inproceedings{zhou2024upscaleavideo,
-  title={Upscale-A-Video: Temporal-Consistent Diffusion Model for Real-World Video
-         Super-Resolution},
-  author={Zhou, Shangchen and Yang, Peiqing and Wang, Jianyi and Luo, Yihang and
-          Loy, Chen Change},
-  booktitle={IEEE/CVF Conference on Computer Vision and Pattern Recognition},
-  year={2024},
-  eprint={2312.06640},
-}"""
+    paper: ClassVar[str | None] = UPSCALE_A_VIDEO
 
     def update(
         self, clean: Latent | None, proposed: Latent, step: Step, state: tuple[()]

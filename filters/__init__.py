@@ -5,6 +5,26 @@ if __name__ != "elevator.filters":
 
 from elevator.filters.clamp import Clamp as Clamp
 from elevator.filters.clamp import DynamicThreshold as DynamicThreshold
+from elevator.filters.colour import adain as adain
+from elevator.filters.colour import wavelet as wavelet
+from elevator.filters.flow import DIS as DIS
+from elevator.filters.flow import Flow as Flow
+from elevator.filters.flow import FlowEstimator as FlowEstimator
 from elevator.filters.lowpass import LowPass as LowPass
+from elevator.filters.propagate import Propagate as Propagate
+from elevator.filters.warp import consistent as consistent
+from elevator.filters.warp import warp as warp
 
-__all__ = ["Clamp", "DynamicThreshold", "LowPass"]
+__all__ = [
+    "DIS",
+    "Clamp",
+    "DynamicThreshold",
+    "Flow",
+    "FlowEstimator",
+    "LowPass",
+    "Propagate",
+    "adain",
+    "consistent",
+    "warp",
+    "wavelet",
+]

@@ -6,6 +6,7 @@ inside the functions that need it.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -33,9 +34,11 @@ __all__ = [
     "scheduler_of",
     "tiny_animatediff",
     "tiny_sd",
+    "tiny_text",
     "tiny_text_to_video",
     "tiny_unet",
     "tiny_vae",
+    "tiny_video_upscale",
     "walk",
 ]
 
@@ -259,6 +262,28 @@ def tiny_unet(**config: Any) -> Any:
     return awake(UNet2DConditionModel(**{**settings, **config}))
 
 
+def tiny_text(folder: Path) -> dict[str, Any]:
+    """A tokenizer, whose files are written to a folder, and a text encoder of width 16."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    from elevator.zoo.tokenizer import LENGTH, write
+
+    write(folder)
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    torch.manual_seed(0)
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=_TEXT,
+        intermediate_size=_TEXT,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=LENGTH,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    return {"tokenizer": tokenizer, "text_encoder": awake(CLIPTextModel(config))}
+
+
 def tiny_sd(scheduler: Any = None, **unet: Any) -> Any:
     """A `StableDiffusionPipeline` for 16x16 images; give prompts as embeddings, see `sample`."""
     from diffusers import StableDiffusionPipeline
@@ -324,6 +349,54 @@ def tiny_animatediff(scheduler: Any = None) -> Any:
         unet=unet,
         motion_adapter=adapter,
         scheduler=scheduler or ddim(),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def tiny_video_upscale(*, conditioned: bool = False, scheduler: Any = None, **unet: Any) -> Any:
+    """A `VideoUpscalePipeline` that doubles; give prompts as embeddings, (b, 5, 16).
+
+    Args:
+        conditioned: take the autoencoder that sees the low-resolution frames.
+        scheduler: DDIM predicting v by default.
+        unet: further arguments of the U-Net.
+    """
+    from diffusers import DDPMScheduler
+
+    from elevator.models import TemporalUNet, VideoVAE
+    from elevator.pipelines.video_upscale import VideoUpscalePipeline
+
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {
+        "block_out_channels": (16, 32),
+        "down_block_types": ("DownBlock3D", "CrossAttnDownBlock3D"),
+        "up_block_types": ("CrossAttnUpBlock3D", "UpBlock3D"),
+        "only_cross_attention": (True, False),
+        "down_temporal_idx": (0, 1),
+        "up_temporal_idx": (0, 1),
+        "layers_per_block": 1,
+        "sample_size": 8,
+        "cross_attention_dim": _TEXT,
+        "norm_num_groups": 8,
+        "attention_head_dim": 2,
+        "num_class_embeds": 351,
+    }
+    more = {"volume": True, "condition_channels": 8} if conditioned else {}
+    vae = VideoVAE(
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        scaling_factor=0.5,
+        **more,
+    )
+    pipeline = VideoUpscalePipeline(
+        vae=awake(vae),
+        text_encoder=None,
+        tokenizer=None,
+        unet=awake(TemporalUNet(**{**settings, **unet})),
+        low_res_scheduler=DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.0001),
+        scheduler=scheduler or ddim("v_prediction"),
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -6,7 +6,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from elevator.combine import at, between, blend, chain, every, identity, stateless, when
-from elevator.filters import Clamp, DynamicThreshold, LowPass
+from elevator.filters import Clamp, DynamicThreshold, Flow, LowPass, Propagate
 from elevator.hook import Hook, Run, Step
 from elevator.hosts.codec import SameSpace
 from elevator.latent import Latent
@@ -69,6 +69,28 @@ class Jitter(Hook[tuple[()]]):
         return clean + self.by * step.draw("jitter"), state
 
 
+@final
+@dataclass(frozen=True)
+class PerClip(Hook[tuple[AnyHook, Any]]):
+    """For a hook that is given something of one clip: the one for as many frames as a run has."""
+
+    build: Callable[[int], AnyHook] = field(repr=False)
+
+    def init(self, run: Run) -> tuple[AnyHook, Any]:
+        hook = self.build(run.shape[2])
+        return hook, hook.init(run)
+
+    def update(
+        self, clean: Latent, step: Step, state: tuple[AnyHook, Any]
+    ) -> tuple[Latent, tuple[AnyHook, Any]]:
+        hook, own = state
+        changed, own = hook.update(clean, step, own)
+        return changed, (hook, own)
+
+    def inner(self) -> tuple[AnyHook, ...]:
+        return (self.build(2),)
+
+
 def early(step: Step) -> bool:
     """The condition of the `when` case."""
     return step.index < 3
@@ -96,6 +118,19 @@ PARTLY, NOWHERE = torch.tensor([[0.0], [0.5], [1.0], [1.0]])[..., None, None], t
 
 def _known() -> Known:
     return Known(KNOWN, PARTLY)
+
+
+@functools.cache
+def propagate(frames: int, **given: Any) -> Propagate:
+    """What the `Propagate` cases are made of: a motion that half of a frame does not follow."""
+    there = 0.7 * torch.ones(1, 2, frames - 1, 6, 4)
+    back = -there
+    back[..., 2:] = 1.0
+    return Propagate(Flow(there, back), **given)
+
+
+propagate_off = functools.partial(propagate, fuse=0.0)
+propagate_blurred = functools.partial(propagate, fuse=0.3, alpha2=0.5, mode="bilinear")
 
 
 def glance(clean: Latent, step: Step) -> None:
@@ -181,6 +216,13 @@ CASES: list[Case] = [
         "DynamicThreshold-cut",
         lambda: DynamicThreshold((0.2, 0.4, 0.6, 0.8), 0.9, rescale=False),
         lambda: DynamicThreshold(math.inf, rescale=False),
+    ),
+    Case("Propagate", lambda: PerClip(propagate), lambda: PerClip(propagate_off), speaks=False),
+    Case(
+        "Propagate-KeepNoise",
+        lambda: renoise(at({1, 3}, PerClip(propagate_blurred)), KeepNoise()),
+        lambda: renoise(PerClip(propagate_off), KeepNoise()),
+        speaks=False,
     ),
     Case("identity", identity, identity),
     Case(

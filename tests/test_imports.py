@@ -63,16 +63,15 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "elevator.filters": CORE,
     "elevator.samplers": CORE,
     "elevator.models": (*CORE, "elevator.video.windows"),  # one plan for long clips
+    "elevator.models.raft": (*CORE, "elevator.models", "elevator.filters.flow"),  # what it gives
     "elevator.hosts": (*CORE, "elevator.samplers"),
     "elevator.hosts.called": (*CORE, "elevator.attach", "elevator.hosts"),
     "elevator.recipes": (*CORE, *RUN, *PARTS),
     "elevator.pipelines": (
         *CORE,
         *RUN,
-        "elevator.filters",
-        "elevator.samplers",
+        *PARTS,
         "elevator.recipes",
-        "elevator.hosts",
         "elevator.video",
     ),
     "elevator.preview": (*CORE, "elevator.video"),
@@ -297,7 +296,7 @@ def test_a_planted_circle_is_found(tree: Path) -> None:
 
 # --- what `import elevator` loads -----------------------------------------------------------------
 
-HEAVY = ("diffusers", "transformers", "peft", "accelerate", "av")
+HEAVY = ("diffusers", "transformers", "peft", "accelerate", "av", "cv2")
 
 
 def loaded(statement: str, *path: Path) -> list[str]:

@@ -57,6 +57,7 @@ LAYOUTS: Mapping[str, str] = {
     "LTX2Pipeline": _TOKENS,
     "QwenImagePipeline": _PATCHES_IN_BATCH,
     "QwenImageImg2ImgPipeline": _PATCHES_IN_BATCH,
+    "VideoUpscalePipeline": "b c f h w",
     "WanModularPipeline": "b c f h w",
     "WanPipeline": "b c f h w",
 }

@@ -29,7 +29,7 @@ from elevator.video.windows import blend, spans
 
 __all__ = ["FrameWindows"]
 
-_NETWORKS = ("UNet3DConditionModel", "UNetMotionModel")
+_NETWORKS = ("UNet3DConditionModel", "UNetMotionModel", "TemporalUNet")
 
 
 @final
@@ -37,9 +37,10 @@ _NETWORKS = ("UNet3DConditionModel", "UNetMotionModel")
 class FrameWindows(Patch):
     """Call a video network on at most `frames` frames at once and blend what it says.
 
-    For `UNet3DConditionModel` and `UNetMotionModel`, whose latents are `b c f h w`. Whatever else
-    has a row per frame, `(b f) ...`, such as the motion network's text or a ControlNet's residuals,
-    is cut along. Clips of at most `frames` frames are left to the network, bit for bit.
+    For `UNet3DConditionModel`, `UNetMotionModel` and `TemporalUNet`, whose latents are `b c f h w`.
+    Whatever else has a row per frame, `(b f) ...`, such as the motion network's text or a
+    ControlNet's residuals, is cut along. Clips of at most `frames` frames are left to the network,
+    bit for bit.
 
     A clip of F frames takes ceil((F - L) / S) + 1 calls of L frames. Start from
     `samplers.rescheduled_noise` of the same window and stride.

@@ -29,7 +29,7 @@ from torch import Tensor
 from elevator.attach import attach
 from elevator.combine import chain
 from elevator.denoise import Call
-from elevator.errors import CheckError, CheckpointError
+from elevator.errors import CheckError
 from elevator.hook import Hook
 from elevator.hosts.checkpoints import (
     Lora,
@@ -40,10 +40,11 @@ from elevator.hosts.checkpoints import (
 )
 from elevator.hosts.denoiser import denoiser
 from elevator.hosts.pipeline import quiet_deprecation
-from elevator.hosts.sources import Source, failed, index_of, locate, require_weights
+from elevator.hosts.sources import Source
 from elevator.latent import Latent
 from elevator.patch import Patch, calls_of
 from elevator.pipelines.arguments import clips_and_negatives, frame_size, given_or, require
+from elevator.pipelines.saved import load_saved
 from elevator.pipelines.start import (
     STRENGTH,
     Clip,
@@ -190,23 +191,8 @@ class VideoElevatorPipeline(
     def _from_saved(
         cls, source: str | Path, dtype: torch.dtype, hub: dict[str, Any]
     ) -> "VideoElevatorPipeline":
-        found = locate(source, "a folder that VideoElevatorPipeline.save_pretrained wrote")
-        index = index_of(found, **hub)
-        if index.get("_class_name") != cls.__name__:
-            raise CheckpointError(
-                f"{source} holds a {index.get('_class_name', 'single network')}, not a saved "
-                f"{cls.__name__}; give a T2I and a T2V as t2i=... and t2v=..."
-            )
-        if isinstance(found, Path):
-            require_weights(found, index, hub.get("variant"))
-            hub = {**hub, "local_files_only": True}
-        try:
-            loaded: VideoElevatorPipeline = super().from_pretrained(
-                found, dtype=dtype, use_safetensors=True, **hub
-            )
-        except Exception as error:  # safetensors, json, torch, diffusers, transformers, the hub
-            raise failed(found, f"a {cls.__name__}", error) from error
-        return loaded
+        instead = "give a T2I and a T2V as t2i=... and t2v=..."
+        return load_saved(cls.__name__, super().from_pretrained, source, dtype, hub, instead)
 
     @classmethod
     def from_pipelines(cls, t2i: Any, t2v: Any) -> "VideoElevatorPipeline":

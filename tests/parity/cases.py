@@ -94,5 +94,6 @@ def require_cases(config: pytest.Config) -> None:
             f"--goldens {config.getoption('--goldens')} has no case for any of the tests collected;"
             " expected DIR/videoelevator, or DIR itself, to hold some of e2e/*.json, filters.json,"
             " schedulers.json, mixed_latents.json (each with the .safetensors beside it),"
-            " attention.safetensors, model_forwards.safetensors"
+            " attention.safetensors, model_forwards.safetensors; or DIR/upscale_a_video, or DIR"
+            " itself, some of 01_warp_consistency.safetensors and the files numbered on from it"
         )
