@@ -1,4 +1,4 @@
-"""The command line: `elevator generate`, `elevator upscale`, `elevator doctor`, `elevator zoo`.
+"""The command line: `elevator generate`, `upscale`, `train`, `doctor` and `zoo`.
 
 Only the parser lives here, so that `--help` is quick; every command imports what it needs.
 """
@@ -97,6 +97,10 @@ def _run(given: argparse.Namespace) -> int:
             from elevator.cli import upscale
 
             return upscale.run(given)
+        case "train":
+            from elevator.cli import train
+
+            return train.run(given)
         case "doctor":
             from elevator.cli import doctor
 
@@ -129,6 +133,7 @@ def _parser() -> _Parser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
+    _add_train(commands.add_parser("train", help="train on clips of your own"))
     commands.add_parser("doctor", help="what this machine has, and what is missing")
     zoo = commands.add_parser("zoo", help="the built-in models and their training")
     actions = zoo.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -137,7 +142,8 @@ def _parser() -> _Parser:
     train.add_argument(
         "name",
         metavar="NAME",
-        help="vae, recogniser, t2i, t2i-ink, t2i-neon, t2v-start, t2v-early, t2v or t2v-mild",
+        help="vae, recogniser, t2i, t2i-ink, t2i-neon, t2v-start, t2v-early, t2v, t2v-mild, "
+        "upscale-x4, upscale-x2, upscaler-vae, upscaler-still or upscaler",
     )
     train.add_argument("--steps", type=_count, help="steps in all (default: as committed)")
     train.add_argument("--out", metavar="DIR", help="checkpoints and results (default: ./zoo)")
@@ -150,6 +156,28 @@ def _parser() -> _Parser:
     report.add_argument("--prompts", type=_count, default=12, help="captions shown (default: 12)")
     report.add_argument("--seed", type=_seed, default=0, help="of captions and noise (default: 0)")
     return parser
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    temporal = actions.add_parser(
+        "temporal",
+        help="the temporal layers of a diffusion upscaler; all others stand still",
+        epilog="on several GPUs: accelerate launch -m elevator train temporal --data FOLDER",
+    )
+    add = temporal.add_argument
+    add("--data", required=True, metavar="DIR", help="clips; NAME.txt is NAME.mp4's caption")
+    add("--model", metavar="DIR", help="pipeline to start from (default: zoo:upscaler)")
+    add("--out", default="trained", metavar="DIR", help="(default: ./trained)")
+    add("--steps", type=_count, default=2000, help="steps in all (default: 2000)")
+    add("--batch", type=_count, default=1, help="clips a step and process (default: 1)")
+    add("--shards", type=_count, default=1, help="batches a step (default: as many as processes)")
+    add("--frames", type=_count, default=8, help="of a clip (default: 8)")
+    add("--size", type=_count, default=128, help="side of the cuts in pixels (default: 128)")
+    add("--rate", type=_positive, default=1e-4, help="highest learning rate (default: 1e-4)")
+    add("--seed", type=_seed, default=0, help="of cuts and noise (default: 0)")
+    add("--device", help="cuda, cpu, ... (default: cuda if there is one)")
+    add("--no-resume", action="store_true", help="ignore an existing checkpoint")
 
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,10 @@ layout. All share the autoencoder, as VideoElevator asks of a T2I and a T2V; lik
 the T2Vs have their own text encoder. `recogniser` reads from a clip what is in it, to judge the
 others.
 
+Three models enlarge clips of anything, as they learnt from dead leaves and 1/f noise beside the
+world: `upscale-x4` and `upscale-x2` by regression, `upscaler` by diffusion, in Upscale-A-Video's
+design.
+
 Example:
     >>> from elevator import zoo
     >>> pipe = zoo.load("t2i")  # doctest: +SKIP
@@ -28,9 +32,20 @@ from elevator.errors import CheckError
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+    from elevator.models import RegressionUpscaler
+    from elevator.pipelines.video_upscale import VideoUpscalePipeline
     from elevator.zoo.recogniser import Recogniser
 
-__all__ = ["MODELS", "Model", "load", "load_recogniser", "names", "path"]
+__all__ = [
+    "MODELS",
+    "UPSCALERS",
+    "Model",
+    "load",
+    "load_recogniser",
+    "load_upscaler",
+    "names",
+    "path",
+]
 
 _WEIGHTS = Path(__file__).parent / "weights"
 
@@ -59,12 +74,14 @@ MODELS: Mapping[str, Model] = MappingProxyType(
         "t2i-neon": Model("neon.safetensors", "t2i"),
     }
 )
-"""The pipelines there are."""
+"""The pipelines there are that make pictures and clips from words."""
+UPSCALERS = ("upscale-x4",)
+"""The models that enlarge clips."""
 
 
 def names() -> tuple[str, ...]:
-    """The models there are: the pipelines of `MODELS`, and the recogniser."""
-    return (*MODELS, "recogniser")
+    """The models there are: the pipelines of `MODELS`, `UPSCALERS`, and the recogniser."""
+    return (*MODELS, *UPSCALERS, "recogniser")
 
 
 def path(name: str) -> Path:
@@ -93,7 +110,9 @@ def load(name: str, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
     from elevator.zoo import pipelines
 
     if name not in MODELS:
-        remedy = "; call zoo.load_recogniser()" if name == "recogniser" else ""
+        loaders = {"recogniser": "zoo.load_recogniser()"}
+        loaders |= {upscaler: f"zoo.load_upscaler({upscaler!r})" for upscaler in UPSCALERS}
+        remedy = f"; call {loaders[name]}" if name in loaders else ""
         known = ", ".join(MODELS)
         raise CheckError([f"the zoo has no pipeline {name!r}; use one of: {known}{remedy}"])
     model = MODELS[name]
@@ -111,3 +130,28 @@ def load_recogniser() -> Recogniser:
 
     judge: Recogniser = Recogniser.from_pretrained(path("recogniser"), torch_dtype=torch.float32)
     return judge.eval()
+
+
+def load_upscaler(name: str = "upscale-x4") -> RegressionUpscaler | VideoUpscalePipeline:
+    """A model that enlarges clips, in float32 on the CPU.
+
+    Args:
+        name: one of `UPSCALERS`: a `RegressionUpscaler` or, for `upscaler`, a
+            `VideoUpscalePipeline`.
+
+    Raises:
+        CheckError: no such upscaler.
+    """
+    if name not in UPSCALERS:
+        known = ", ".join(UPSCALERS)
+        raise CheckError([f"the zoo has no upscaler {name!r}; use one of: {known}"])
+    if name == "upscaler":
+        from elevator.zoo import pipelines
+
+        return pipelines.read_upscaler(path(name))
+    from elevator.models import RegressionUpscaler
+
+    made: RegressionUpscaler = RegressionUpscaler.from_pretrained(
+        path(name), torch_dtype=torch.float32
+    )
+    return made.eval()

@@ -20,7 +20,7 @@ from torch import Tensor, distributed, nn
 
 from elevator.errors import CheckError
 
-__all__ = ["Average", "Progress", "Rates", "Task", "fit", "leads", "report"]
+__all__ = ["Average", "Progress", "Rates", "Recipe", "Task", "fit", "leads", "report"]
 
 
 Average: TypeAlias = dict[str, Tensor]
@@ -71,6 +71,25 @@ class Rates:
         return self.peak * (
             0.01 + 0.99 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise))) / 2
         )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast a model is trained.
+
+    Attributes:
+        steps: steps in all.
+        batch: stills or clips a step.
+        rates: learning rate and averaging.
+        needs: folder, made by another training, that this one starts from.
+        shards: batches of that size a step; `torchrun` computes them side by side.
+    """
+
+    steps: int
+    batch: int
+    rates: Rates
+    needs: str
+    shards: int = 1
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,30 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UNet3DConditionModel
+    from diffusers import (
+        AutoencoderKL,
+        DDIMScheduler,
+        DDPMScheduler,
+        UNet2DConditionModel,
+        UNet3DConditionModel,
+    )
     from torch import nn
     from transformers import CLIPTextModel
 
-__all__ = ["add_lora", "scheduler", "text_encoder", "unet2d", "unet3d", "vae"]
+    from elevator.models import VideoVAE
+
+__all__ = [
+    "add_lora",
+    "noise_scheduler",
+    "scheduler",
+    "text_encoder",
+    "unet2d",
+    "unet3d",
+    "upscaler_scheduler",
+    "upscaler_unet2d",
+    "upscaler_vae",
+    "vae",
+]
 
 SIZE = 64
 """Side of a frame in pixels."""
@@ -24,6 +43,10 @@ HEAD = 16
 """Channels of an attention head, at every level and in both U-Nets."""
 TEXT = 64
 """Channels of the text encoder."""
+UPSCALER_WIDTHS = (64, 64)
+"""Channels of the diffusion upscaler's two levels, at the low resolution and half of it."""
+CONDITION = 32
+"""Channels of what its autoencoder's decoder makes of the low-resolution frames."""
 LORA_LAYERS = (
     *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
     *("conv1", "conv2", "conv_shortcut", "conv", "conv_in", "conv_out"),
@@ -160,4 +183,68 @@ def scheduler(*, video: bool = False) -> DDIMScheduler:
         steps_offset=1,
         timestep_spacing="leading",
         prediction_type="v_prediction",
+    )
+
+
+def upscaler_vae(image: AutoencoderKL) -> VideoVAE:
+    """The image autoencoder, with a decoder that can look at low-resolution frames and neighbours.
+
+    What is new changes nothing yet.
+    """
+    from elevator.models import VideoVAE
+
+    return VideoVAE.from_vae2d(image, volume=True, condition_channels=CONDITION)
+
+
+def upscaler_unet2d() -> UNet2DConditionModel:
+    """The diffusion upscaler's U-Net for single frames, with attention at the lower level only.
+
+    It sees latents and low-resolution frames of the same size, and is told how noisy the frames
+    are. `attention_head_dim` is diffusers' historical name for the *number* of heads here.
+    """
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=2 * SIZE // FACTOR,
+        in_channels=LATENT + 3,
+        out_channels=LATENT,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=UPSCALER_WIDTHS,
+        layers_per_block=1,
+        cross_attention_dim=TEXT,
+        attention_head_dim=tuple(width // HEAD for width in UPSCALER_WIDTHS),
+        use_linear_projection=True,
+        norm_num_groups=8,
+        num_class_embeds=1000,
+    )
+
+
+def upscaler_scheduler() -> DDIMScheduler:
+    """The schedule of Stable Diffusion's x4 upscaler, which Upscale-A-Video samples with."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="scaled_linear",
+        beta_start=0.0001,
+        beta_end=0.02,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        timestep_spacing="leading",
+        prediction_type="v_prediction",
+    )
+
+
+def noise_scheduler() -> DDPMScheduler:
+    """How noise is put on the low-resolution frames."""
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="scaled_linear",
+        beta_start=0.0001,
+        beta_end=0.02,
+        variance_type="fixed_small",
     )

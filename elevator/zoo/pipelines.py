@@ -21,16 +21,21 @@ from elevator.zoo.ldm import save_ldm
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+    from elevator.models import TemporalUNet
+    from elevator.pipelines.video_upscale import VideoUpscalePipeline
     from elevator.zoo.diffusion import Parts
+    from elevator.zoo.video_upscaling import Upscaling
 
 __all__ = [
     "read",
     "read_file",
     "read_lora",
+    "read_upscaler",
     "read_video_lora",
     "write",
     "write_file",
     "write_lora",
+    "write_upscaler",
 ]
 
 
@@ -39,10 +44,15 @@ def write(folder: Path, parts: Parts, unet: nn.Module) -> None:
 
     The folder is written aside and renamed, so that a reader never sees half of it.
     """
+    with _quiet():
+        _write(folder, _half(parts, unet))
+
+
+def _write(folder: Path, pipe: DiffusionPipeline) -> None:
+    """Save a pipeline aside, without where its parts came from, and rename the folder."""
     aside = folder.with_name(folder.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
-    with _quiet():
-        _half(parts, unet).save_pretrained(aside)
+    pipe.save_pretrained(aside)
     for file in aside.rglob("*config.json"):
         _forget_origin(file)
     shutil.rmtree(folder, ignore_errors=True)
@@ -66,6 +76,30 @@ def write_lora(file: Path, unet: nn.Module) -> None:
     StableDiffusionPipeline.save_lora_weights(
         file.parent, unet_lora_layers=layers, weight_name=file.name
     )
+
+
+def write_upscaler(folder: Path, parts: Upscaling, unet: TemporalUNet) -> None:
+    """Save the diffusion upscaler in float16, as `write` does.
+
+    Args:
+        folder: where to.
+        parts: all of it that stands still.
+        unet: its temporal U-Net.
+    """
+    from elevator.pipelines.video_upscale import VideoUpscalePipeline
+
+    modules = {"vae": parts.vae, "text_encoder": parts.text, "unet": unet}
+    given = {
+        name: copy.deepcopy(module).to("cpu", torch.float16) for name, module in modules.items()
+    }
+    with _quiet():
+        pipe = VideoUpscalePipeline(
+            **given,
+            tokenizer=parts.tokenizer,
+            scheduler=parts.scheduler,
+            low_res_scheduler=parts.noise,
+        )
+        _write(folder, pipe)
 
 
 def _half(parts: Parts, unet: nn.Module) -> DiffusionPipeline:
@@ -98,6 +132,16 @@ def read(folder: Path, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
 
     with _quiet():
         return DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
+
+
+def read_upscaler(folder: Path, dtype: torch.dtype = torch.float32) -> VideoUpscalePipeline:
+    """Load the folder of a diffusion upscaler, quietly."""
+    from elevator.pipelines.video_upscale import VideoUpscalePipeline
+
+    with _quiet():
+        return VideoUpscalePipeline.from_pretrained(
+            folder, torch_dtype=dtype, local_files_only=True
+        )
 
 
 def read_lora(folder: Path, file: Path, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:

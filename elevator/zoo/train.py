@@ -1,9 +1,9 @@
 """How the checkpoints of the zoo were made: `python -m elevator.zoo.train NAME`.
 
 The order is vae, t2i, then t2i-ink and t2i-neon; t2v-start, t2v-early, t2v, then t2v-mild;
-upscale-x4, then upscale-x2; and recogniser, which needs none of them. For t2v and the two before
-it, `torchrun --nproc_per_node 2 -m elevator.zoo.train t2v` shares the work out between two
-processes; the losses are the same.
+upscale-x4, then upscale-x2; upscaler-vae, upscaler-still, then upscaler, after t2i; and recogniser,
+which needs none of them. For t2v and the two before it, `torchrun --nproc_per_node 2 -m
+elevator.zoo.train t2v` shares the work out between two processes; the losses are the same.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -23,9 +23,9 @@ from elevator import world
 from elevator.errors import CheckError
 from elevator.zoo import MODELS, Model, networks, path, pipelines, tokenizer
 from elevator.zoo.diffusion import Filming, Framing, Painting, Parts
-from elevator.zoo.loop import Average, Progress, Rates, Task, fit, leads, report
+from elevator.zoo.loop import Average, Progress, Rates, Recipe, Task, fit, leads, report
 from elevator.zoo.recogniser import Recogniser, Recognising
-from elevator.zoo.upscaling import Regressing, started
+from elevator.zoo.upscalers import UPSCALERS, train_upscaler
 from elevator.zoo.vae import Autoencoding, Stage, save
 
 if TYPE_CHECKING:
@@ -47,25 +47,6 @@ JOINT = 0.16
 """Part of the T2I's training in which the text encoder learns too."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How long and how fast a diffusion model is trained.
-
-    Attributes:
-        steps: steps in all.
-        batch: stills or clips a step.
-        rates: learning rate and averaging.
-        needs: folder, made by another training, that this one starts from.
-        shards: batches of that size a step; `torchrun` computes them side by side.
-    """
-
-    steps: int
-    batch: int
-    rates: Rates
-    needs: str
-    shards: int = 1
-
-
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         "t2i": Recipe(7500, 16, Rates(1.5e-3), "vae"),
@@ -77,13 +58,6 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "t2i-neon": Recipe(1000, 16, Rates(5e-4, average=0.99), "t2i"),
     }
 )
-UPSCALERS: Mapping[str, Recipe] = MappingProxyType(
-    {
-        "upscale-x4": Recipe(1600, 4, Rates(8e-4, average=0.99), ""),
-        "upscale-x2": Recipe(600, 4, Rates(5e-4, average=0.99), "upscale-x4"),
-    }
-)
-"""The regression upscalers; that for twice the size starts from the other's trunk."""
 STYLES: Mapping[str, tuple[Callable[[Tensor], Tensor], int | None]] = MappingProxyType(
     {"t2i-ink": (world.ink, 16), "t2i-neon": (world.neon, None)}
 )
@@ -154,12 +128,7 @@ def train(
         judge.to("cpu", torch.float16).save_pretrained(folder / name)
         return folder / name
     if name in UPSCALERS:
-        recipe = UPSCALERS[name]
-        upscaler = started(name, folder, recipe.needs).to(where)
-        regressing = Regressing(upscaler, batch or recipe.batch)
-        upscaler.load_state_dict(run(regressing, recipe.rates, steps or recipe.steps, seed, name))
-        upscaler.to("cpu", torch.float16).save_pretrained(folder / name)
-        return folder / name
+        return train_upscaler(name, run, folder, where, steps, batch, seed)
     recipe = RECIPES[name]
     steps = steps or recipe.steps
     task = _task(name, folder, where, steps, batch or recipe.batch)

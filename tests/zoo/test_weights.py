@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import interpolate
 
 import elevator as el
 from elevator import metrics, world, zoo
 from elevator.errors import CheckError
 from elevator.zoo.recogniser import shares
+from elevator.zoo.upscaling import psnr as restored
 from elevator.zoo.vae import psnr, stills
 
 CAPTION = world.draw(1, seed=0, split="held-out")[0].caption()
@@ -76,6 +78,32 @@ def test_every_folder_has_its_card_and_is_small(name: str) -> None:
 def same(ours: torch.nn.Module, theirs: torch.nn.Module) -> bool:
     here, there = ours.state_dict(), theirs.state_dict()
     return all(torch.equal(here[key], there[key]) for key in here)
+
+
+@pytest.fixture(scope="module")
+def strange() -> torch.Tensor:
+    """Sharp clips of what no model was trained on, in seeds."""
+    return world.leaves(4, frames=4, size=64, seed=2**41)
+
+
+@pytest.mark.parametrize("name", ["upscale-x4"])
+@torch.no_grad()
+def test_regression_upscalers_are_nearer_and_sharper_than_bicubic(
+    name: str, strange: torch.Tensor
+) -> None:
+    made = zoo.load_upscaler(name)
+    bicubic, network = restored(made, strange)
+    assert network > bicubic + 0.5
+    small = world.shrink(strange, made.scale, footage=world.Footage(clean=1.0))
+    plain = interpolate(small[:, :, 0], scale_factor=made.scale, mode="bicubic")
+    assert metrics.sharpness(made(small)[:, :, 0]).mean() > 1.2 * metrics.sharpness(plain).mean()
+
+
+def test_unknown_upscalers_are_named() -> None:
+    with pytest.raises(CheckError, match=r"no upscaler 't2v'; use one of: upscale-x4"):
+        zoo.load_upscaler("t2v")
+    with pytest.raises(CheckError, match=r"call zoo.load_upscaler\('upscale-x4'\)"):
+        zoo.load("upscale-x4")
 
 
 def test_all_share_the_autoencoder(pipes: dict[str, Any]) -> None:

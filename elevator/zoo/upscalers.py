@@ -1,0 +1,131 @@
+"""How the upscalers of the zoo were made, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import torch
+
+from elevator.errors import CheckError
+from elevator.zoo import networks, path, pipelines
+from elevator.zoo.loop import Average, Rates, Recipe, Task, leads
+from elevator.zoo.upscaling import Regressing, started
+from elevator.zoo.video_upscaling import Coding, Steadying, Texturing, Upscaling, examples
+
+if TYPE_CHECKING:
+    from elevator.models import TemporalUNet, VideoVAE
+
+__all__ = ["UPSCALERS", "Run", "train_upscaler"]
+
+UPSCALERS: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "upscale-x4": Recipe(1600, 4, Rates(8e-4, average=0.99), ""),
+        "upscale-x2": Recipe(600, 4, Rates(5e-4, average=0.99), "upscale-x4"),
+        "upscaler-vae": Recipe(700, 4, Rates(1e-3, average=0.99), "t2i"),
+        "upscaler-still": Recipe(1600, 12, Rates(1.5e-3, average=0.995), "upscaler-vae"),
+        "upscaler": Recipe(700, 2, Rates(1e-3, average=0.99), "upscaler-still"),
+    }
+)
+"""The regression upscalers, of which that for twice the size starts from the other's trunk, and the
+diffusion upscaler's autoencoder, its U-Net on stills, and the whole with its temporal layers."""
+
+
+@runtime_checkable
+class Run(Protocol):
+    """Train for some steps and give the moving average of the weights."""
+
+    def __call__(
+        self, task: Task, rates: Rates, steps: int, seed: int, label: str, shards: int = 1
+    ) -> Average:
+        """See `loop.fit`."""
+        ...
+
+
+def train_upscaler(
+    name: str,
+    run: Run,
+    folder: Path,
+    device: torch.device,
+    steps: int | None,
+    batch: int | None,
+    seed: int,
+) -> Path:
+    """Train one of `UPSCALERS` and save it in `folder / name`.
+
+    Args:
+        name: which one.
+        run: the training loop.
+        folder: for the result; what is needed of other trainings is looked for here first.
+        device: where to train.
+        steps: steps in all; None for the recipe's.
+        batch: clips a step; None for the recipe's.
+        seed: of data and noise.
+    """
+    recipe = UPSCALERS[name]
+    steps, batch = steps or recipe.steps, batch or recipe.batch
+    network, task = _task(name, folder, device, steps, batch, seed)
+    average = run(task, recipe.rates, steps, seed, name, recipe.shards)
+    if not leads():
+        return folder / name
+    network.load_state_dict(average)
+    if name == "upscaler-vae":
+        _measure(network, seed)
+    if name == "upscaler":
+        parts = _parts(folder, device)
+        pipelines.write_upscaler(folder / name, parts, network)
+    else:
+        network.to("cpu", torch.float16).save_pretrained(folder / name)
+    return folder / name
+
+
+def _task(
+    name: str, folder: Path, device: torch.device, steps: int, batch: int, seed: int
+) -> tuple[Any, Task]:
+    """The network of a training, at its start, and the training."""
+    from diffusers import UNet2DConditionModel
+
+    from elevator.models import TemporalUNet
+
+    if name.startswith("upscale-x"):
+        regressing = started(name, folder, UPSCALERS[name].needs).to(device)
+        return regressing, Regressing(regressing, batch)
+    if name == "upscaler-vae":
+        image = pipelines.read(path("t2i")).vae
+        vae = networks.upscaler_vae(image).to(device)
+        return vae, Coding(vae, batch, steps)
+    parts = _parts(folder, device)
+    if name == "upscaler-still":
+        still = networks.upscaler_unet2d().to(device)
+        return still, Texturing(parts, still, batch, seed=seed)
+    source = folder / "upscaler-still"
+    if not source.exists():
+        raise CheckError([f"there is no {source} to start from; train upscaler-still first"])
+    image_unet = UNet2DConditionModel.from_pretrained(source, torch_dtype=torch.float32)
+    unet: TemporalUNet = TemporalUNet.from_unet2d(image_unet).to(device)
+    return unet, Steadying(parts, unet, batch, seed=seed)
+
+
+def _parts(folder: Path, device: torch.device) -> Upscaling:
+    """The frozen parts: the autoencoder made here before, or else the committed one; T2I's text."""
+    from elevator.models import VideoVAE
+
+    pipe = pipelines.read(path("t2i"))
+    made = folder / "upscaler-vae"
+    source = made if made.exists() else path("upscaler") / "vae"
+    if not source.exists():
+        raise CheckError([f"there is no {made} to start from; train upscaler-vae first"])
+    vae = VideoVAE.from_pretrained(source, torch_dtype=torch.float32).to(device)
+    for module in (vae, pipe.text_encoder):
+        module.requires_grad_(False)
+    return Upscaling(vae, pipe.text_encoder.to(device), pipe.tokenizer)
+
+
+@torch.no_grad()
+def _measure(vae: VideoVAE, seed: int) -> None:
+    """Set the scaling factor from the spread of latents."""
+    made = examples(32, 1, 64, torch.Generator().manual_seed(seed))
+    latents = vae.encode((made.sharp * 2 - 1).to(vae.device)).latent_dist.mean
+    vae.register_to_config(scaling_factor=round(1 / float(latents.std()), 4))
