@@ -50,7 +50,8 @@ def write_frames(path: str | Path, frames: NDArray[Any]) -> None:
         )
     height, width = frames.shape[1:3]
     spare = max(0, _LEAST - height), max(0, _LEAST - width)
-    options = {"level": "3", "slices": "4", "threads": "4"}
+    # How many slices is left to FFV1, which takes only so many pixels in one.
+    options = {"level": "3", "threads": "4"}
     try:
         with (
             replacing(target) as aside,

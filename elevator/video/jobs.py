@@ -44,7 +44,7 @@ Stage: TypeAlias = Literal["counting", "upscaling", "encoding"]
 CHUNK = 32
 """Frames of a stretch, where they are small enough."""
 _ROOM = 2**30  # bytes of floats that a stretch makes, at the most
-_PIXELS = 2**28  # of a frame, with a margin: FFmpeg takes no larger ones
+_PIXELS = 88_000_000  # of a frame: FFV1 gives frames of 88 million back, of 112 million not
 _FORM = 1  # of what lies in a run's folder
 
 
@@ -204,11 +204,12 @@ class _Silent:
 
 def _require_size(clip: Clip, scale: int) -> None:
     width, height = scale * clip.width, scale * clip.height
-    if (width + 128) * (height + 128) >= _PIXELS:
+    if width * height > _PIXELS:
         raise CheckError(
             [
                 f"frames of {clip.width}x{clip.height} would become {width}x{height}, larger than "
-                "any video may be; choose a smaller scale, or make the clip smaller first"
+                f"the {_PIXELS // 10**6} million pixels of a frame that can be stored; choose a "
+                "smaller scale, or make the clip smaller first"
             ]
         )
 

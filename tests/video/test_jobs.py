@@ -477,13 +477,13 @@ def test_stretches_must_be_longer_than_what_they_share(
 
 def test_frames_larger_than_any_video_are_refused_at_once(tmp_path: Path) -> None:
     clip = clip_at(tmp_path / "in.mp4", 1, height=96, width=160)
-    with pytest.raises(CheckError, match="160x96 would become 32000x19200, larger than any video"):
+    with pytest.raises(CheckError, match="160x96 would become 32000x19200, larger than the 88 "):
         upscale_video(clip, tmp_path / "out.mp4", Bicubic(200))
 
 
-def test_what_an_encoder_refuses_is_known_before_any_work(clip: Path, tmp_path: Path) -> None:
-    """16400 pixels are more than H.264 takes."""
-    upscaler = Drifting(scale=1025)
+def test_what_an_encoder_refuses_is_known_before_any_work(tmp_path: Path) -> None:
+    """16448 pixels are more than H.264 takes in a row."""
+    clip, upscaler = clip_at(tmp_path / "wide.mp4", 1, height=4, width=64), Drifting(scale=257)
     with pytest.raises(VideoError, match="cannot write"):
         upscale_video(clip, tmp_path / "out.mp4", upscaler)
     assert upscaler.seen == []
@@ -552,6 +552,14 @@ def test_parts_come_back_bit_for_bit(
     for wanted, got in zip(frames, parts.read(7), strict=True):
         assert got.dtype == kind
         assert np.array_equal(got, wanted)
+
+
+def test_parts_of_large_frames(tmp_path: Path) -> None:
+    """More than FFV1 takes in four slices."""
+    frame = np.arange(2160 * 3840 * 3, dtype=np.uint16).reshape(2160, 3840, 3)
+    Parts(tmp_path).write(0, [frame])
+    (got,) = Parts(tmp_path).read(0)
+    assert np.array_equal(got, frame)
 
 
 def test_a_part_that_is_gone_is_told(tmp_path: Path) -> None:
