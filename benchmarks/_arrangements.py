@@ -22,7 +22,7 @@ from elevator.samplers import DDIMInversion, mixed_noise
 from elevator.world.degrade import blur
 from elevator.zoo.sampling import NUMBERS, as_clip, elevate, film, paint, pair
 
-__all__ = ["ABLATIONS", "CURVE", "FAST", "MAIN", "RIVALS", "STYLED", "Models", "Way"]
+__all__ = ["ABLATIONS", "CURVE", "FAST", "MAIN", "RIVALS", "STYLED", "Models", "Way", "way"]
 
 Clip: TypeAlias = Float[Tensor, "f c h w"]
 
@@ -60,14 +60,14 @@ class Models:
 
 @dataclass(frozen=True)
 class Way:
-    """One arrangement: a function and what it is given beside models, scene and seed."""
+    """One arrangement: a function and what it is given beside models, subject and seed."""
 
     make: Callable[..., Clip]
     given: Mapping[str, Any] = field(default_factory=dict)
 
-    def __call__(self, models: Models, scene: world.Scene, seed: int) -> Clip:
-        """The clip of a scene."""
-        return self.make(models, scene, seed, **self.given)
+    def __call__(self, models: Any, subject: Any, seed: int) -> Clip:
+        """The clip of a scene, or of whatever it is made from."""
+        return self.make(models, subject, seed, **self.given)
 
     def __str__(self) -> str:
         """Everything that tells it from other arrangements."""

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from benchmarks._rows import Interval, Judge, Rows, bootstrap, cut, difference
 
-__all__ = ["Claim", "claims", "relative_distance"]
+__all__ = ["Claim", "claims", "relative_distance", "told"]
 
 DRAWS = 200
 """Bootstrap draws of a Fréchet distance, which takes a while."""
@@ -20,6 +20,13 @@ class Claim(NamedTuple):
     target: str
     found: Interval
     holds: bool
+
+
+def told(claim: Claim) -> str:
+    """A line with the verdict, the sentence, what would make it true and what was found."""
+    found = claim.found
+    interval = f"{found['value']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
+    return f"{'yes' if claim.holds else 'NO':<5}{claim.sentence:<52}{claim.target:<20}{interval}"
 
 
 def claims(rows: Mapping[str, Rows], judge: Judge) -> Iterator[Claim]:

@@ -6,6 +6,7 @@ is background, and the object is what differs from it most.
 
 import argparse
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,7 +47,16 @@ def save(name: str, rows: Any, **facts: Any) -> None:
         **facts,
         "rows": rows,
     }
-    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps(_finite(record), indent=1) + "\n")
+
+
+def _finite(record: Any) -> Any:
+    """The same without infinite numbers, for which JSON has no word; null stands for them."""
+    if isinstance(record, Mapping):
+        return {name: _finite(value) for name, value in record.items()}
+    if isinstance(record, list | tuple):
+        return [_finite(value) for value in record]
+    return None if isinstance(record, float) and not math.isfinite(record) else record
 
 
 def measure(

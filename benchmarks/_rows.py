@@ -1,10 +1,8 @@
 """Clips of arrangements, kept on disk as they are made, and what the judge makes of them."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks._arrangements import Models, Way
+from benchmarks._kept import digest, fill, label, read
 from benchmarks._measure import measure
 from elevator import metrics, world, zoo
 from elevator.zoo.recogniser import WORDS, Recogniser, words
@@ -61,34 +60,20 @@ class Kept:
 
     def make(self, name: str, way: Way, count: int, share: tuple[int, int] = (0, 1)) -> None:
         """Make the clips that are missing; of a share `(i, n)`, each n-th from the i-th on."""
+        numbered = dict(self._numbered(count)[share[0] :: share[1]])
         place = self._place(name, way)
-        place.mkdir(parents=True, exist_ok=True)
-        for index, scene in self._numbered(count)[share[0] :: share[1]]:
-            file = place / f"{index:04d}.npy"
-            if not file.exists():
-                clip = way(self.models, scene, self.seed + index)
-                aside = file.with_suffix(f".{os.getpid()}.part")
-                with aside.open("wb") as part:
-                    np.save(part, (clip * 255).round().to(torch.uint8).numpy())
-                aside.rename(file)
+        fill(place, numbered, lambda i: way(self.models, numbered[i], self.seed + i))
 
     def clips(self, name: str, way: Way, count: int) -> Tensor:
         """The clips of an arrangement, `b f c h w` in [0, 1]; what is missing is made."""
         self.make(name, way, count)
-        place = self._place(name, way)
-        made = [np.load(place / f"{index:04d}.npy") for index, _ in self._numbered(count)]
-        return torch.from_numpy(np.stack(made)).float() / 255
+        return read(self._place(name, way), (index for index, _ in self._numbered(count)))
 
     def _place(self, name: str, way: Way) -> Path:
         """A folder named after all that the clips depend on."""
-        digest = sha256(f"{self.models.numbers} {self.seed} {way}".encode())
         used = {"t2i", "t2v", way.given.get("t2i", "t2i"), way.given.get("t2v", "t2v")}
-        for model in sorted(used):
-            place = zoo.path(model)
-            for file in sorted(place.rglob("*.safetensors")) if place.is_dir() else [place]:
-                digest.update(file.read_bytes())
-        label = "".join(c if c.isalnum() else "-" for c in name)
-        return self.folder / f"{label}-{digest.hexdigest()[:12]}"
+        told = f"{self.models.numbers} {self.seed} {way}"
+        return self.folder / f"{label(name)}-{digest(told, [*map(zoo.path, sorted(used))])}"
 
 
 @dataclass(frozen=True)

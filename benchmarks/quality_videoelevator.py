@@ -16,7 +16,8 @@ from typing import NamedTuple
 import torch
 
 from benchmarks._arrangements import ABLATIONS, CURVE, FAST, MAIN, RIVALS, STYLED, Models, Way
-from benchmarks._claims import Claim, claims
+from benchmarks._claims import claims, told
+from benchmarks._kept import share
 from benchmarks._measure import RESULTS, save, table
 from benchmarks._rows import Judge, Kept, Rows, cut, difference
 from elevator import world
@@ -103,7 +104,7 @@ def _run(options: argparse.Namespace, models: Models) -> None:
     everything = {n: r for group in rows if not GROUPS[group].own for n, r in rows[group].items()}
     judged = list(claims(everything, judge))
     print("\nclaims, with 95 % intervals over captions")
-    print("\n".join(map(_told, judged)))
+    print("\n".join(map(told, judged)))
     if options.tiny:
         return
     _draw(tables["curve"])
@@ -125,7 +126,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=128, help="how many captions (from 22 on)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kept", type=Path, default=Path(".kept"), help="folder for clips")
-    parser.add_argument("--make", type=_share, help="I/N: make each Nth clip from the Ith, no more")
+    parser.add_argument("--make", type=share, help="I/N: make each Nth clip from the Ith, no more")
     parser.add_argument(
         "--groups", nargs="+", choices=GROUPS, default=[*GROUPS], help="with --make: only these"
     )
@@ -137,13 +138,6 @@ def _arguments() -> argparse.Namespace:
     elif options.prompts < 22:
         parser.error(f"--prompts {options.prompts} leaves some arrangements less than two captions")
     return options
-
-
-def _share(text: str) -> tuple[int, int]:
-    first, _, every = text.partition("/")
-    if not (first.isdecimal() and every.isdecimal() and int(first) < int(every)):
-        raise argparse.ArgumentTypeError(f"{text} is not I/N with 0 <= I < N, such as 0/2")
-    return int(first), int(every)
 
 
 def _count(options: argparse.Namespace, group: Group) -> int:
@@ -171,12 +165,6 @@ def _style_distances(
         }
         for style, look in STYLES.items()
     }
-
-
-def _told(claim: Claim) -> str:
-    found = claim.found
-    interval = f"{found['value']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
-    return f"{'yes' if claim.holds else 'NO':<5}{claim.sentence:<52}{claim.target:<20}{interval}"
 
 
 def _draw(rows: Mapping[str, Mapping[str, float]]) -> None:

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from benchmarks._arrangements import Models, composed, elevated, way
+from benchmarks._kept import share
 from benchmarks._measure import table
 from benchmarks._rows import Kept, bootstrap, cut, difference
-from benchmarks.quality_videoelevator import _share
 from elevator import world
 
 
@@ -55,8 +55,8 @@ def test_other_arguments_weights_or_seeds_are_kept_apart(tmp_path: Path) -> None
 
 def test_shares_add_up_and_do_not_overlap(tmp_path: Path) -> None:
     kept, grey = Kept(tmp_path, Models()), way(_counted, grey=0.2)
-    for share in ((0, 3), (1, 3), (2, 3)):
-        kept.make("grey", grey, 8, share)
+    for part in ((0, 3), (1, 3), (2, 3)):
+        kept.make("grey", grey, 8, part)
     assert len(MADE) == len({seed for _, seed in MADE}) == 8
     kept.clips("grey", grey, 8)
     assert len(MADE) == 8
@@ -72,8 +72,8 @@ def test_captions_are_held_out_and_none_comes_twice() -> None:
 @pytest.mark.parametrize("text", ["1", "2/2", "0/0", "a/b", "-1/2"])
 def test_what_is_no_share_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is not I/N with 0 <= I < N"):
-        _share(text)
-    assert _share("1/2") == (1, 2)
+        share(text)
+    assert share("1/2") == (1, 2)
 
 
 def test_intervals_hold_the_value_and_shrink_with_the_number_of_clips() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,14 +12,23 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, silu
+from torch.nn.functional import cross_entropy, normalize, silu
 
 from elevator import world
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["LOOKS", "WORDS", "Reading", "Recogniser", "Recognising", "shares", "words"]
+__all__ = [
+    "LOOKS",
+    "WORDS",
+    "Reading",
+    "Recogniser",
+    "Recognising",
+    "perceptual_distance",
+    "shares",
+    "words",
+]
 
 LOOKS = ("crisp", "degraded", "ink", "neon")
 """The looks a clip can have; the last two are those of the personalised models."""
@@ -87,11 +96,16 @@ class Recogniser(ModelMixin, ConfigMixin):
             nn.Linear(2, 16), nn.SiLU(), nn.Linear(16, len(WORDS["motion"]))
         )
 
-    def forward(self, clips: Float[Tensor, "b f 3 h w"]) -> Reading:
-        """Read clips with values in [0, 1]; height and width multiples of 8, at least 32."""
-        x = rearrange(clips, "b f c h w -> (b f) c h w") * 2 - 1
+    def activations(self, frames: Float[Tensor, "n 3 h w"]) -> Iterator[Float[Tensor, "n c y x"]]:
+        """What every convolution makes of frames with values in [0, 1], from the first on."""
+        x = frames * 2 - 1
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = silu(norm(convolution(x)))
+            yield x
+
+    def forward(self, clips: Float[Tensor, "b f 3 h w"]) -> Reading:
+        """Read clips with values in [0, 1]; height and width multiples of 8, at least 32."""
+        *_, x = self.activations(rearrange(clips, "b f c h w -> (b f) c h w"))
         weight = self.where(x).flatten(1).softmax(1)
         ticks = [(torch.arange(n, device=x.device) + 0.5) * 2 / n - 1 for n in x.shape[:-3:-1]]
         grid = torch.stack(torch.meshgrid(*ticks, indexing="xy")).flatten(1)
@@ -106,6 +120,38 @@ class Recogniser(ModelMixin, ConfigMixin):
             for kind, head in self.heads.items()
         }
         return Reading(scores, features, places)
+
+
+@torch.no_grad()
+def perceptual_distance(
+    reader: Recogniser, frames: Float[Tensor, "n 3 h w"], truth: Float[Tensor, "m 3 y x"]
+) -> float:
+    r"""How different frames look to the recogniser, 0 for equal ones: LPIPS without its weights.
+
+    The mean over layers l, places p and frames of
+
+    $$\lVert \hat a_{l,p} - \hat b_{l,p} \rVert^2,$$
+
+    where $\hat a$ are the layer's activations, as vectors of length one over the channels (Zhang et
+    al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", arXiv
+    1801.03924, section 3).
+
+    Args:
+        reader: the recogniser.
+        frames: values in [0, 1]; height and width multiples of 8, at least 32.
+        truth: what they should be, of the same shape.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if frames.shape != truth.shape:
+        raise ValueError(
+            f"frames of shape {tuple(frames.shape)} cannot be compared with those of shape "
+            f"{tuple(truth.shape)}; give two of one shape"
+        )
+    pairs = zip(reader.activations(frames), reader.activations(truth), strict=True)
+    far = [(normalize(a) - normalize(b)).square().sum(1).mean() for a, b in pairs]
+    return float(torch.stack(far).mean())
 
 
 def _way(places: Float[Tensor, "b f 2"]) -> Float[Tensor, "b 2"]:

@@ -7,8 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from elevator import world
-from elevator.zoo.recogniser import LOOKS, WORDS, Reading, Recogniser, Recognising, shares, words
+from elevator import world, zoo
+from elevator.zoo.recogniser import (
+    LOOKS,
+    WORDS,
+    Reading,
+    Recogniser,
+    Recognising,
+    perceptual_distance,
+    shares,
+    words,
+)
 from elevator.zoo.train import train
 
 
@@ -69,3 +78,27 @@ def test_training_saves_a_checkpoint_that_loads(tmp_path: Path) -> None:
     folder = train("recogniser", 2, tmp_path, "cpu", batch=8)
     judge = Recogniser.from_pretrained(folder)
     assert judge.config.features == 48
+
+
+def test_distance_is_nought_for_equal_frames_and_grows_with_what_is_wrong() -> None:
+    reader = zoo.load_recogniser()
+    (clip,) = world.render(world.draw(1, seed=3), frames=2, seed=3)
+    grain = torch.randn(clip.shape, generator=torch.Generator().manual_seed(0))
+    assert perceptual_distance(reader, clip, clip) == 0
+    little, much = (perceptual_distance(reader, clip + s * grain, clip) for s in (0.02, 0.2))
+    assert 0 < little < much
+    assert perceptual_distance(reader, clip, clip + 0.2 * grain) == pytest.approx(much)
+    with pytest.raises(ValueError, match="give two of one shape"):
+        perceptual_distance(reader, clip, clip[:1])
+
+
+def test_distance_is_the_mean_over_places_of_that_between_directions() -> None:
+    reader, rng = Recogniser(width=8), torch.Generator().manual_seed(0)
+    a, b = (torch.rand(2, 3, 32, 32, generator=rng) for _ in range(2))
+    layers = []
+    with torch.no_grad():
+        for x, y in zip(reader.activations(a), reader.activations(b), strict=True):
+            cosine = torch.nn.functional.cosine_similarity(x, y)
+            layers.append(float((2 - 2 * cosine).mean()))
+    expected = sum(layers) / len(layers)
+    assert perceptual_distance(reader, a, b) == pytest.approx(expected, rel=1e-4)
