@@ -322,7 +322,8 @@ class TemporalUNet(ModelMixin, AttentionMixin, ConfigMixin):
                 ]
             )
         parameter = next(unet.parameters())
-        return network.to(parameter.device, parameter.dtype)
+        # torch's own `to`: diffusers' warns of every dtype.
+        return nn.Module.to(network, parameter.device, parameter.dtype)
 
     @classmethod
     def from_published(

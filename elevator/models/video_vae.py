@@ -247,7 +247,8 @@ class VideoVAE(ModelMixin, ConfigMixin):
                 ]
             )
         parameter = next(vae.parameters())
-        return network.to(parameter.device, parameter.dtype)
+        # torch's own `to`: diffusers' warns of every dtype.
+        return nn.Module.to(network, parameter.device, parameter.dtype)
 
     @classmethod
     def from_published(
