@@ -59,8 +59,9 @@ def _diffusion(given: argparse.Namespace) -> Upscaler:
     device = _device(given)
     dtype = given.dtype or ("fp16" if device.type == "cuda" else "fp32")
     source = zoo.path("upscaler") if given.pipe is None else given.pipe
-    made = load_upscaler(source, device=device, dtype=_DTYPES[dtype])
-    made = _of_clips(made, given) if isinstance(made, ClipUpscaler) else _of_frames(made, given)
+    loaded = load_upscaler(source, device=device, dtype=_DTYPES[dtype])
+    told = _of_clips if isinstance(loaded, ClipUpscaler) else _of_frames
+    made = told(loaded, given)
     if made.scale != given.scale:
         raise CheckError(
             [
