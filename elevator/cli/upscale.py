@@ -5,88 +5,43 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple
-
-import torch
 
 from elevator.cli.beside import compare, preview_target, targets
 from elevator.cli.clips import Pair, is_clip, pairs
-from elevator.cli.doctor import require_device
+from elevator.cli.machine import quiet_libraries
+from elevator.cli.methods import choose
 from elevator.cli.watching import Line
 from elevator.errors import CheckError, ElevatorError
-from elevator.upscale import Bicubic, Lanczos, Regression, Upscaler
+from elevator.upscale import Upscaler
 from elevator.video.io import check_image_target
 from elevator.video.jobs import Done, forget, upscale_video
 from elevator.video.writer import check_video_target
 
-__all__ = ["METHODS", "Method", "run"]
+__all__ = ["run"]
 
 _DAMAGED, _WRONG = 1, 2
 
 
-class Method(NamedTuple):
-    """A way to upscale.
-
-    Attributes:
-        build: makes the upscaler of what was given.
-        options: those that mean something to it, and not to every method.
-    """
-
-    build: Callable[[argparse.Namespace], Upscaler]
-    options: frozenset[str] = frozenset()
-
-
-def _regression(given: argparse.Namespace) -> Upscaler:
-    from elevator import zoo
-
-    device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    made = Regression.load(zoo.path(f"upscale-x{given.scale}"), require_device(device))
-    return Regression(made.network, made.weights, given.tile or Regression.tile)
-
-
-METHODS: Mapping[str, Method] = MappingProxyType(
-    {
-        "bicubic": Method(lambda given: Bicubic(given.scale)),
-        "lanczos": Method(lambda given: Lanczos(given.scale)),
-        "regression": Method(_regression, frozenset({"tile", "device"})),
-    }
-)
-"""The values of `--method`."""
-
-
 def run(given: argparse.Namespace) -> int:
     """Do what the command line says; everything that can be checked is, before upscaling."""
-    _require_options(given)
+    method = choose(given)
     source = Path(given.clip)
     if not source.exists():
         raise CheckError([f"there is no {source}: check the name"])
     one = is_clip(source)
     todo = [Pair(source, given.out)] if one else pairs(source, Path(given.out))
-    upscaler = METHODS[given.method].build(given)
+    given.method = method.name
     try:
+        with quiet_libraries():
+            upscaler = method.build(given)
         if one:
             return _DAMAGED if _upscale(todo[0], upscaler, given, keep=False).damage else 0
         return _upscale_all(todo, upscaler, given)
     except KeyboardInterrupt:
         print("elevator: what is finished is kept; the same command goes on", file=sys.stderr)
         raise
-
-
-def _require_options(given: argparse.Namespace) -> None:
-    """Refuse what the method has no use for."""
-    takes = METHODS[given.method].options
-    for option in sorted(frozenset().union(*(method.options for method in METHODS.values()))):
-        if getattr(given, option) is not None and option not in takes:
-            users = [name for name, method in METHODS.items() if option in method.options]
-            raise CheckError(
-                [
-                    f"--{option.replace('_', '-')} means nothing to --method {given.method}; "
-                    f"drop it, or choose {' or '.join(users)}"
-                ]
-            )
 
 
 def _upscale_all(todo: Sequence[Pair], upscaler: Upscaler, given: argparse.Namespace) -> int:
