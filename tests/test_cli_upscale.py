@@ -58,8 +58,10 @@ def upscale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str | Path, method: str | None = "bicubic") -> int:
-        asked = "--method" in arguments or method is None
-        return main(["upscale", *map(str, arguments), *([] if asked else ["--method", method])])
+        given = [str(argument) for argument in arguments]
+        if method is not None and "--method" not in given:
+            given += ["--method", method]
+        return main(["upscale", *given])
 
     return run
 
