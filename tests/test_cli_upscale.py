@@ -54,12 +54,14 @@ def with_sound(path: Path, frames: int = 10) -> Path:
 
 @pytest.fixture
 def upscale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The command in an empty folder."""
+    """The command in an empty folder, by bicubic interpolation where nobody says."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: str | Path) -> int:
-        method = () if "--method" in arguments else ("--method", "bicubic")
-        return main(["upscale", *map(str, arguments), *method])
+    def run(*arguments: str | Path, method: str | None = "bicubic") -> int:
+        given = [str(argument) for argument in arguments]
+        if method is not None and "--method" not in given:
+            given += ["--method", method]
+        return main(["upscale", *given])
 
     return run
 
@@ -172,15 +174,16 @@ def test_kill_9_and_the_same_command(upscale: Run, capsys: pytest.CaptureFixture
     clip_at("in.mp4", 40, 48, 64)
     assert upscale("in.mp4", "-o", "whole.mp4", "--chunk", "2") == 0
     command = [sys.executable, "-m", "elevator", "upscale", "in.mp4", "-o", "out.mp4"]
+    command += ["--method", "bicubic"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([*command, "--chunk", "2"], env=env)
-    while not (parts := list(Path(".elevator/out.mp4").glob("*/*.mkv"))):
+    while not (parts := list(Path(".elevator/out.mp4").glob("*/0*.mkv"))):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not Path("out.mp4").exists()
-    parts = list(Path(".elevator/out.mp4").glob("*/*.mkv"))
+    parts = list(Path(".elevator/out.mp4").glob("*/0*.mkv"))
     assert len(parts) < 20
     capsys.readouterr()
     assert upscale("in.mp4", "-o", "out.mp4", "--chunk", "2") == 0
@@ -366,19 +369,134 @@ def test_refusals(
     assert os.listdir() == ["in.mp4"]
 
 
+VALUES = {
+    **{"tile": "64", "device": "cpu", "pipe": "x", "prompt": "x", "caption": "x", "negative": "x"},
+    **{"preset": "aigc", "noise_level": "20", "guidance": "6", "steps": "2", "propagate": "none"},
+    **{"window": "8", "overlap": "2", "colour": "adain", "seed": "1", "dtype": "fp32"},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_options_of_other_methods_are_refused(
-    upscale: Run, capsys: pytest.CaptureFixture[str]
+    upscale: Run, capsys: pytest.CaptureFixture[str], method: str
 ) -> None:
     clip_at("in.mp4")
-    values = {"tile": "64", "device": "cpu"}
-    checked = 0
-    for name, method in METHODS.items():
-        for option in values.keys() - method.options:
-            given = [f"--{option.replace('_', '-')}", values[option]]
-            assert upscale("in.mp4", "-o", "out.mp4", "--method", name, *given) == 2
-            assert f"means nothing to --method {name}; drop it" in capsys.readouterr().err
-            checked += 1
-    assert checked >= 4
+    assert VALUES.keys() == frozenset().union(*(one.options for one in METHODS.values()))
+    for option in sorted(VALUES.keys() - METHODS[method].options):
+        flag = f"--{option.replace('_', '-')}"
+        assert upscale("in.mp4", "-o", "out.mp4", "--method", method, flag, VALUES[option]) == 2
+        said = capsys.readouterr().err
+        assert f"{flag} means nothing to --method {method}; drop it, or choose" in said
+
+
+# --- regression and diffusion ---------------------------------------------------------------------
+
+
+def test_the_method_suits_the_scale(upscale: Run) -> None:
+    """The built-in network where there is one for it."""
+    clip_at("in.mp4", 2)
+    made = {}
+    for name, given in {
+        "four": [],
+        "network": ["--method", "regression", "--tile", "64", "--device", "cpu"],
+        "three": ["--scale", "3"],
+        "sharp": ["--scale", "3", "--method", "lanczos"],
+    }.items():
+        assert upscale("in.mp4", "-o", name, *given, method=None) == 0
+        made[name] = [file.read_bytes() for file in sorted(Path(name).iterdir())]
+    assert made["four"] == made["network"]
+    assert made["three"] == made["sharp"]
+
+
+@pytest.fixture(scope="module")
+def pipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny pipelines on the disk: one of clips, and two taken frame by frame."""
+    from diffusers import DDPMScheduler, StableDiffusionUpscalePipeline
+
+    from tests import builders
+
+    folder = tmp_path_factory.mktemp("pipes")
+    text = builders.tiny_text(folder / "tokenizer")
+    clips = builders.tiny_video_upscale()
+    clips.register_modules(**text)
+    clips.save_pretrained(folder / "clips")
+    StableDiffusionUpscalePipeline(
+        vae=builders.tiny_vae(),
+        unet=builders.tiny_unet(in_channels=7, num_class_embeds=351),
+        low_res_scheduler=DDPMScheduler(),
+        scheduler=builders.ddim("v_prediction"),
+        safety_checker=None,
+        **text,
+    ).save_pretrained(folder / "upscaler")
+    still = builders.tiny_sd()
+    still.register_modules(**text)
+    still.save_pretrained(folder / "still")
+    return folder
+
+
+def test_a_pipeline_of_clips(upscale: Run, pipes: Path) -> None:
+    clip_at("in.mp4", 6)
+    Path("caption.txt").write_text("a cat\non a sofa\n")
+    common = ["in.mp4", "--method", "diffusion", "--pipe", pipes / "clips", "--steps", "2"]
+    common += ["--guidance", "2", "--chunk", "5", "--device", "cpu"]
+    made = {}
+    for name, given in {
+        "prompt": ["--prompt", "a cat on a sofa", "--propagate", "1"],
+        "caption": ["--caption", "caption.txt", "--propagate", "1"],
+        "seed": ["--prompt", "a cat on a sofa", "--propagate", "1", "--seed", "7"],
+        "more": [
+            *("--negative", "blur", "--preset", "aigc", "--noise-level", "20", "--colour", "adain"),
+            *("--window", "3", "--overlap", "1", "--propagate", "none", "--dtype", "fp32"),
+        ],
+    }.items():
+        assert upscale(*common, "-o", name, *given) == 0
+        made[name] = [file.read_bytes() for file in sorted(Path(name).iterdir())]
+        assert len(made[name]) == 6
+    assert made["prompt"] == made["caption"]
+    assert len({b"".join(frames) for frames in made.values()}) == 3
+
+
+@pytest.mark.parametrize("pipe", ["upscaler", "still"])
+def test_pipelines_taken_frame_by_frame(upscale: Run, pipes: Path, pipe: str) -> None:
+    clip_at("in.mp4", 3)
+    given = ["--steps", "4", "--window", "2", "--overlap", "1", "--prompt", "a", "--guidance", "2"]
+    given += ["--scale", "2"] if pipe == "still" else ["--noise-level", "20"]
+    common = ["in.mp4", "-o", "out", "--pipe", pipes / pipe]  # which means diffusion
+    assert upscale(*common, "--device", "cpu", *given, method=None) == 0
+    assert size_of("out")[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("pipe", "given", "said"),
+    [
+        ("clips", ["--scale", "9"], "times as large, not 9; drop --scale"),
+        ("upscaler", ["--colour", "adain"], "--colour means nothing to a StableDiffusionUpscale"),
+        ("still", ["--noise-level", "5"], "--noise-level means nothing to a StableDiffusionImg2"),
+        ("clips", ["--preset", "new"], "preset 'new' is unknown; choose one of"),
+        ("clips", ["--prompt", "a", "--caption", "b"], "give it or --prompt, not both"),
+        ("clips", ["--caption", "none.txt"], "cannot read --caption none.txt"),
+        ("clips", ["--noise-level", "400"], "noise_level is 400, but must be from 0 to 350"),
+        ("clips", ["--propagate", "1,x"], "1,x are no steps; write 24,26,28, or none"),
+        ("clips", ["--device", "nowhere"], "there is no device 'nowhere' here"),
+        ("none", [], "none"),
+    ],
+)
+def test_what_diffusion_refuses(
+    upscale: Run,
+    pipes: Path,
+    capsys: pytest.CaptureFixture[str],
+    pipe: str,
+    given: list[str],
+    said: str,
+) -> None:
+    clip_at("in.mp4", 2)
+    device = [] if "--device" in given else ["--device", "cpu"]
+    common = ["in.mp4", "-o", "out.mp4", "--method", "diffusion", "--pipe", pipes / pipe, *device]
+    assert upscale(*common, *given) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+    assert os.listdir() == ["in.mp4"]
 
 
 def test_a_folder_that_cannot_be_written_to(
@@ -399,7 +517,8 @@ def test_a_folder_that_cannot_be_written_to(
 def test_a_full_disk(tmp_path: Path) -> None:
     """As near as a test comes to it: no file may be larger than so many bytes."""
     clip_at(tmp_path / "in.mp4", 12, 48, 64)
-    command = [sys.executable, "-m", "elevator", "upscale", "in.mp4", "-o", "out.mp4", "--crf", "0"]
+    command = [sys.executable, "-m", "elevator", "upscale", "in.mp4", "-o", "out.mp4"]
+    command += ["--crf", "0", "--method", "bicubic"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     def limit() -> None:

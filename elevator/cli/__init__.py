@@ -1,7 +1,6 @@
 """The command line: `elevator generate`, `upscale`, `train`, `doctor` and `zoo`.
 
-Only the parser lives here and in `options`, so that `--help` is quick; every command imports what
-it needs.
+Only the parser lives here, so that `--help` is quick; every command imports what it needs.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from elevator.cli.options import add_generate, add_train, add_upscale
-from elevator.cli.values import count, seed, version
+from elevator.cli.kinds import count, lora, number, positive, seed, share, size
+from elevator.cli.upscale_parser import add_upscale
 from elevator.errors import ElevatorError
 
 __all__ = ["main"]
@@ -36,23 +35,6 @@ examples:
   elevator generate "a green ring moving left" -o green.mp4 --init ring.mp4 --strength 0.6
   elevator generate "a dog swimming" -o dog.mp4 --t2i SG161222/Realistic_Vision_V5.1_noVAE \\
       --t2v guoyww/animatediff-motion-adapter-v1-5-2 --size 512 --device cuda
-"""
-
-
-_UPSCALE = """\
-Make a clip larger, or every clip of a folder, with its frames' times, its sound and subtitles.
-
-Finished stretches are kept beside the output, in the folder .elevator, until it is there: after an
-interruption of any kind the same command goes on where it was and ends in the same bytes.
-"""
-
-_UPSCALE_EXAMPLES = """\
-examples:
-  elevator upscale old.mp4 -o large.mp4
-  elevator upscale clips -o large --scale 2
-  elevator upscale fox.mp4 -o large.mp4 --method diffusion --prompt "a fox in snow" --preset aigc
-  elevator upscale fox.mp4 -o large.mp4 --pipe stabilityai/stable-diffusion-x4-upscaler
-  elevator upscale frames -o large.mp4 --fps 25 --compare
 """
 
 
@@ -98,14 +80,14 @@ def _run(given: argparse.Namespace) -> int:
             from elevator.cli import generate
 
             return generate.run(given)
-        case "train":
-            from elevator.cli import train
-
-            return train.run(given)
         case "upscale":
             from elevator.cli import upscale
 
             return upscale.run(given)
+        case "train":
+            from elevator.cli import train
+
+            return train.run(given)
         case "doctor":
             from elevator.cli import doctor
 
@@ -118,9 +100,9 @@ def _run(given: argparse.Namespace) -> int:
 
 def _parser() -> _Parser:
     parser = _Parser(prog="elevator", description="Training-free quality for diffusion video.")
-    parser.add_argument("--version", action="version", version=version())
+    parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add_generate(
+    _add_generate(
         commands.add_parser(
             "generate",
             help="make a video from a prompt",
@@ -129,16 +111,8 @@ def _parser() -> _Parser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
-    add_upscale(
-        commands.add_parser(
-            "upscale",
-            help="make a clip larger",
-            description=_UPSCALE,
-            epilog=_UPSCALE_EXAMPLES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-    )
-    add_train(commands.add_parser("train", help="train on clips of your own"))
+    add_upscale(commands)
+    _add_train(commands.add_parser("train", help="train on clips of your own"))
     commands.add_parser("doctor", help="what this machine has, and what is missing")
     zoo = commands.add_parser("zoo", help="the built-in models and their training")
     actions = zoo.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -162,3 +136,106 @@ def _parser() -> _Parser:
     report.add_argument("--prompts", type=count, default=12, help="captions shown (default: 12)")
     report.add_argument("--seed", type=seed, default=0, help="of captions and noise (default: 0)")
     return parser
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    temporal = actions.add_parser(
+        "temporal",
+        help="the temporal layers of a diffusion upscaler; all others stand still",
+        epilog="on several GPUs: accelerate launch -m elevator train temporal --data FOLDER",
+    )
+    add = temporal.add_argument
+    add("--data", required=True, metavar="DIR", help="clips; NAME.txt is NAME.mp4's caption")
+    add("--model", metavar="DIR", help="pipeline to start from (default: zoo:upscaler)")
+    add("--out", default="trained", metavar="DIR", help="(default: ./trained)")
+    add("--steps", type=count, default=2000, help="steps in all (default: 2000)")
+    add("--batch", type=count, default=1, help="clips a step and process (default: 1)")
+    add("--shards", type=count, default=1, help="batches a step (default: as many as processes)")
+    add("--frames", type=count, default=8, help="of a clip (default: 8)")
+    add("--size", type=count, default=128, help="side of the cuts in pixels (default: 128)")
+    add("--rate", type=positive, default=1e-4, help="highest learning rate (default: 1e-4)")
+    add("--seed", type=seed, default=0, help="of cuts and noise (default: 0)")
+    add("--device", help="cuda, cpu, ... (default: cuda if there is one)")
+    add("--no-resume", action="store_true", help="ignore an existing checkpoint")
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    # No defaults here: --again must know what was given.
+    add = parser.add_argument
+    add("prompt", nargs="?", metavar="PROMPT", help="what to show")
+    add(
+        "-o",
+        "--out",
+        help=".mp4, .gif, .webp, or no ending for a folder of PNG files (default with --again: "
+        "ring-again.mp4 beside ring.mp4)",
+    )
+    add("--again", metavar="FILE", help="make the same frames as FILE, which tells how")
+    add("--negative", metavar="TEXT", help="what to avoid")
+    models = parser.add_argument_group("models (folder, .safetensors file, hub id or zoo:NAME)")
+    models.add_argument("--t2i", metavar="PATH|ID", help="text to image (default: zoo:t2i)")
+    models.add_argument(
+        "--t2i-config",
+        metavar="DIR",
+        help="for a T2I in a single file, offline: any pipeline folder of its family",
+    )
+    models.add_argument("--t2v", metavar="PATH|ID", help="text to video (default: zoo:t2v)")
+    models.add_argument(
+        "--lora",
+        action="append",
+        type=lora,
+        metavar="FILE[:SCALE]",
+        help="LoRA for the T2I; may be given more than once",
+    )
+    models.add_argument("--style", help="a built-in personalised T2I: ink or neon")
+    init = parser.add_argument_group("start from a clip")
+    init.add_argument(
+        "--init",
+        metavar="FILE",
+        help="a video, GIF or WebP, or a folder of pictures: its first frames, scaled to cover the "
+        "size and cut around their middle",
+    )
+    init.add_argument(
+        "--init-every",
+        type=count,
+        metavar="N",
+        help="take every Nth of its frames (default: 1)",
+    )
+    init.add_argument(
+        "--strength",
+        type=share,
+        help="above 0, next to which it is kept, to 1, where nothing of it is left (default: 0.6)",
+    )
+    numbers = parser.add_argument_group("numbers")
+    numbers.add_argument("--preset", help="zeroscope, lavie, animatelcm, world (default: it fits)")
+    numbers.add_argument("--steps", type=count, help="sampling steps (default: the preset's)")
+    numbers.add_argument("--frames", type=count, help="length (default: the preset's)")
+    numbers.add_argument(
+        "--size", type=size, metavar="N|WxH", help="in pixels (default: the T2I's own)"
+    )
+    numbers.add_argument("--seed", type=seed, help="same seed, same video (default: 0)")
+    numbers.add_argument("--guidance", type=number, help="of the T2I (default: the preset's)")
+    numbers.add_argument("--fps", type=positive, help="frames a second (default: 8)")
+    numbers.add_argument(
+        "--fast",
+        action="store_true",
+        default=None,
+        help="fewer network calls of the T2I: a third of the inversion's, no correction",
+    )
+    machine = parser.add_argument_group("machine and output")
+    machine.add_argument("--device", help="cuda, cpu, ... (default: cuda if there is one)")
+    machine.add_argument(
+        "--dtype", choices=("fp32", "fp16", "bf16"), help="(default: fp32, on CUDA fp16)"
+    )
+    machine.add_argument(
+        "--compare",
+        action="store_true",
+        help="also write T2V, T2I and result side by side: OUT-compare as video and .png",
+    )
+    machine.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+
+def _version() -> str:
+    import elevator
+
+    return f"elevator {elevator.__version__}"

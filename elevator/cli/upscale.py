@@ -10,7 +10,8 @@ from pathlib import Path
 
 from elevator.cli.beside import compare, preview_target, targets
 from elevator.cli.clips import Pair, is_clip, pairs
-from elevator.cli.methods import METHODS, chosen
+from elevator.cli.machine import quiet_libraries
+from elevator.cli.methods import choose
 from elevator.cli.watching import Line
 from elevator.errors import CheckError, ElevatorError
 from elevator.upscale import Upscaler
@@ -25,35 +26,22 @@ _DAMAGED, _WRONG = 1, 2
 
 def run(given: argparse.Namespace) -> int:
     """Do what the command line says; everything that can be checked is, before upscaling."""
-    given.method = chosen(given)
-    _require_options(given)
+    method = choose(given)
     source = Path(given.clip)
     if not source.exists():
         raise CheckError([f"there is no {source}: check the name"])
     one = is_clip(source)
     todo = [Pair(source, given.out)] if one else pairs(source, Path(given.out))
-    upscaler = METHODS[given.method].build(given)
+    given.method = method.name
     try:
+        with quiet_libraries():
+            upscaler = method.build(given)
         if one:
             return _DAMAGED if _upscale(todo[0], upscaler, given, keep=False).damage else 0
         return _upscale_all(todo, upscaler, given)
     except KeyboardInterrupt:
         print("elevator: what is finished is kept; the same command goes on", file=sys.stderr)
         raise
-
-
-def _require_options(given: argparse.Namespace) -> None:
-    """Refuse what the method has no use for."""
-    takes = METHODS[given.method].options
-    for option in sorted(frozenset().union(*(method.options for method in METHODS.values()))):
-        if getattr(given, option) is not None and option not in takes:
-            users = [name for name, method in METHODS.items() if option in method.options]
-            raise CheckError(
-                [
-                    f"--{option.replace('_', '-')} means nothing to --method {given.method}; "
-                    f"drop it, or choose {' or '.join(users)}"
-                ]
-            )
 
 
 def _upscale_all(todo: Sequence[Pair], upscaler: Upscaler, given: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ __all__ = ["Workplace", "content_hash", "peak_memory", "put"]
 
 _ROOT = ".elevator"
 _LOCK = "lock"
-_WORTH = ("*.mkv", "done.json")  # finished stretches, and the word that all is done
+_WORTH = ("0*.mkv", "done.json")  # finished stretches, and the word that all is done
 
 
 @final

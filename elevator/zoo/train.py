@@ -33,7 +33,7 @@ from elevator.zoo.vae import Autoencoding, Stage, save
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DiffusionPipeline
 
-__all__ = ["RECIPES", "STAGES", "STYLES", "UPSCALERS", "Recipe", "train"]
+__all__ = ["NAMES", "RECIPES", "STAGES", "STYLES", "UPSCALERS", "Recipe", "train"]
 
 STAGES = (
     Stage(1800, 16, Rates(2e-3, part=0.75), colour=1.0),
@@ -65,6 +65,8 @@ STYLES: Mapping[str, tuple[Callable[[Tensor], Tensor], int | None]] = MappingPro
 )
 """The personalised models: what stills are made to look like, and the rank of the LoRA that learns
 it; None trains the whole U-Net."""
+NAMES = ("vae", "recogniser", *RECIPES, "t2v-turned", *UPSCALERS)
+"""All that can be trained."""
 MILD_RANK = 16
 """Rank of the LoRA that teaches the T2V clips degraded by `world.MILD`."""
 
@@ -84,7 +86,7 @@ def train(
     """Train one of the zoo's models and save it in diffusers' format.
 
     Args:
-        name: `vae`, `recogniser`, `t2v-turned`, or one of `UPSCALERS` or `RECIPES`.
+        name: one of `NAMES`.
         steps: steps in all; by default as many as the committed weights had.
         out: folder for checkpoints and results, `./zoo` by default. What a training needs of
             another is looked for there first, then among the committed weights.
@@ -98,9 +100,8 @@ def train(
     Returns:
         The folder of the result, `out/name`.
     """
-    known = ("vae", "recogniser", *RECIPES, "t2v-turned", *UPSCALERS)
-    if name not in known:
-        raise CheckError([f"train got name={name!r}; use one of: {', '.join(known)}"])
+    if name not in NAMES:
+        raise CheckError([f"train got name={name!r}; use one of: {', '.join(NAMES)}"])
     folder = Path(out or "zoo")
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
@@ -239,11 +240,7 @@ def _pipeline(needs: str, folder: Path) -> DiffusionPipeline:
 def main() -> None:
     """Command line of the training."""
     parser = argparse.ArgumentParser(prog="python -m elevator.zoo.train", description=__doc__)
-    parser.add_argument(
-        "name",
-        choices=("vae", "recogniser", *RECIPES, "t2v-turned", *UPSCALERS),
-        help="what to train",
-    )
+    parser.add_argument("name", choices=NAMES, help="what to train")
     parser.add_argument("--steps", type=int, help="steps in all")
     parser.add_argument("--batch", type=int, help="stills or clips a step")
     parser.add_argument("--out", type=Path, help="folder for checkpoints and results (./zoo)")

@@ -1,22 +1,10 @@
-"""What an argument of the command line may be: text in, value out, or a sentence why not."""
+"""What an argument of the command line may be: each turns its text into a value, or refuses it."""
 
 from __future__ import annotations
 
 import argparse
 
-__all__ = [
-    "count",
-    "crf",
-    "indices",
-    "lora",
-    "number",
-    "positive",
-    "seed",
-    "share",
-    "size",
-    "version",
-    "whole",
-]
+__all__ = ["count", "crf", "indices", "lora", "number", "positive", "seed", "share", "size"]
 
 
 def count(text: str) -> int:
@@ -26,58 +14,46 @@ def count(text: str) -> int:
     return int(text)
 
 
-def whole(text: str) -> int:
-    """A whole number of at least 0."""
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
-    return int(text)
-
-
-def indices(text: str) -> tuple[int, ...]:
-    """Whole numbers between commas; nothing for none."""
-    return tuple(whole(part.strip()) for part in text.split(",")) if text.strip() else ()
-
-
 def seed(text: str) -> int:
-    """A whole number from 0 to 2^63 - 1."""
+    """A whole number from 0."""
     if not text.isascii() or not text.isdigit() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to 2^63 - 1")
     return int(text)
 
 
 def number(text: str) -> float:
-    """A number."""
+    """Any number a person would give."""
     try:
-        value = float(text)
+        found = float(text)
     except ValueError:
-        value = float("nan")
-    if not -1e6 < value < 1e6:
+        found = float("nan")
+    if not -1e6 < found < 1e6:
         raise argparse.ArgumentTypeError(f"{text} is not a number")
-    return value
+    return found
 
 
 def positive(text: str) -> float:
     """A number above 0."""
-    value = number(text)
-    if value <= 0:
+    found = number(text)
+    if found <= 0:
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
+    return found
 
 
 def crf(text: str) -> float:
-    """A constant rate factor of x264."""
-    value = number(text)
-    if not 0 <= value <= 51:
+    """A constant rate factor on x264's scale."""
+    found = number(text)
+    if not 0 <= found <= 51:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 51")
-    return value
+    return found
 
 
 def share(text: str) -> float:
     """A number above 0 and at most 1."""
-    value = number(text)
-    if not 0 < value <= 1:
+    found = number(text)
+    if not 0 < found <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and at most 1")
-    return value
+    return found
 
 
 def size(text: str) -> tuple[int, int]:
@@ -91,6 +67,14 @@ def size(text: str) -> tuple[int, int]:
         ) from None
 
 
+def indices(text: str) -> tuple[int, ...]:
+    """Steps, or none."""
+    try:
+        return () if text == "none" else tuple(seed(part) for part in text.split(","))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text} are no steps; write 24,26,28, or none") from None
+
+
 def lora(text: str) -> tuple[str, float]:
     """File and scale."""
     file, colon, scale = text.rpartition(":")
@@ -98,10 +82,3 @@ def lora(text: str) -> tuple[str, float]:
         return (file, number(scale)) if colon else (text, 1.0)
     except argparse.ArgumentTypeError:
         return text, 1.0  # a colon in the name
-
-
-def version() -> str:
-    """Which elevator this is."""
-    import elevator
-
-    return f"elevator {elevator.__version__}"
