@@ -323,7 +323,8 @@ class TemporalUNet(ModelMixin, AttentionMixin, ConfigMixin):
             )
         parameter = next(unet.parameters())
         # torch's own `to`: diffusers' warns of every dtype.
-        return nn.Module.to(network, parameter.device, parameter.dtype)
+        nn.Module.to(network, parameter.device, parameter.dtype)
+        return network
 
     @classmethod
     def from_published(

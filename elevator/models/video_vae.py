@@ -248,7 +248,8 @@ class VideoVAE(ModelMixin, ConfigMixin):
             )
         parameter = next(vae.parameters())
         # torch's own `to`: diffusers' warns of every dtype.
-        return nn.Module.to(network, parameter.device, parameter.dtype)
+        nn.Module.to(network, parameter.device, parameter.dtype)
+        return network
 
     @classmethod
     def from_published(
