@@ -139,9 +139,7 @@ def read_upscaler(folder: Path, dtype: torch.dtype = torch.float32) -> VideoUpsc
     from elevator.pipelines.video_upscale import VideoUpscalePipeline
 
     with _quiet():
-        return VideoUpscalePipeline.from_pretrained(
-            folder, torch_dtype=dtype, local_files_only=True
-        )
+        return VideoUpscalePipeline.from_pretrained(folder, dtype=dtype)
 
 
 def read_lora(folder: Path, file: Path, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
