@@ -30,16 +30,19 @@ __all__ = ["UPSCALERS", "Run", "train_upscaler"]
 UPSCALERS: Mapping[str, Recipe] = MappingProxyType(
     {
         "upscale-x4": Recipe(1600, 4, Rates(8e-4, average=0.99), ""),
-        "upscale-x2": Recipe(600, 4, Rates(5e-4, average=0.99), "upscale-x4"),
+        "upscale-x2": Recipe(1000, 4, Rates(8e-4, average=0.99), "upscale-x4"),
         "upscaler-vae": Recipe(700, 4, Rates(1e-3, average=0.99), "t2i"),
-        "upscaler-still": Recipe(1600, 12, Rates(1.5e-3, average=0.995), "upscaler-vae"),
+        "upscaler-early": Recipe(1600, 12, Rates(1.5e-3, average=0.995), "upscaler-vae"),
+        "upscaler-still": Recipe(1500, 12, Rates(1e-3, average=0.995), "upscaler-early"),
         "upscaler-decoder": Recipe(500, 4, Rates(8e-4, average=0.99), "upscaler-still"),
         "upscaler": Recipe(700, 2, Rates(1e-3, average=0.99), "upscaler-still"),
     }
 )
 """The regression upscalers, of which that for twice the size starts from the other's trunk, and the
-diffusion upscaler's autoencoder, its U-Net on stills, the autoencoder's decoder on what that gives,
-and the whole with the U-Net's temporal layers."""
+diffusion upscaler's autoencoder, its U-Net on stills in two goes, the autoencoder's decoder on what
+that gives, and the whole with the U-Net's temporal layers."""
+SOFTEST: Mapping[str, float] = MappingProxyType({"upscale-x2": 1.2})
+"""Strongest blur, in pixels, of what a regression upscaler is trained on."""
 
 
 @runtime_checkable
@@ -100,19 +103,21 @@ def _task(
 
     if name.startswith("upscale-x"):
         regressing = started(name, folder, UPSCALERS[name].needs).to(device)
-        return regressing, Regressing(regressing, batch)
+        return regressing, Regressing(regressing, batch, SOFTEST.get(name, 0.0))
     if name == "upscaler-vae":
         image = pipelines.read(path("t2i")).vae
         vae = networks.upscaler_vae(image).to(device)
         return vae, Coding(vae, batch, steps)
     parts = _parts(folder, device, "upscaler-decoder" if name == "upscaler" else "upscaler-vae")
-    if name == "upscaler-still":
+    if name == "upscaler-early":
         new = networks.upscaler_unet2d().to(device)
-        return new, Texturing(parts, new, batch, seed=seed)
-    source = folder / "upscaler-still"
+        return new, Texturing(parts, new, batch, seed, lean=1.0)
+    source = folder / UPSCALERS[name].needs
     if not source.exists():
-        raise CheckError([f"there is no {source} to start from; train upscaler-still first"])
+        raise CheckError([f"there is no {source} to start from; train {source.name} first"])
     still = UNet2DConditionModel.from_pretrained(source, torch_dtype=torch.float32).to(device)
+    if name == "upscaler-still":
+        return still, Texturing(parts, still, batch, seed + 1)
     if name == "upscaler-decoder":
         return parts.vae, Decoding(parts, still, batch)
     unet: TemporalUNet = TemporalUNet.from_unet2d(still)

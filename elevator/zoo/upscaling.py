@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate
 
 from elevator import world
 from elevator.models.regression import RegressionUpscaler
+from elevator.world.degrade import blur
 from elevator.zoo import path
 
 __all__ = ["Regressing", "footage", "psnr", "started"]
@@ -68,20 +69,25 @@ def started(name: str, folder: Path, needs: str) -> RegressionUpscaler:
 class Regressing:
     """Charbonnier error of pixels, of their differences and of their Fourier coefficients."""
 
-    def __init__(self, weights: RegressionUpscaler, batch: int) -> None:
+    def __init__(self, weights: RegressionUpscaler, batch: int, softest: float = 0.0) -> None:
         """Set up the training.
 
         Args:
             weights: the network, trained in place.
             batch: clips a step.
+            softest: standard deviation, in pixels, of the strongest blur of the clips before they
+                are reduced. Footage is hardly ever sharp to the pixel, which counts where the
+                factor is small: what was soft must stay so.
         """
         self.weights = weights.to(memory_format=torch.channels_last)
-        self.batch = batch
+        self.batch, self.softest = batch, softest
 
     def loss(self, step: int, generator: torch.Generator) -> Tensor:
         """Error on a batch of clips."""
         device, scale = self.weights.device, self.weights.scale
         sharp = footage(self.batch, FRAMES, CROP * scale, generator)
+        if self.softest:
+            sharp = _softened(sharp, self.softest, generator)
         seed = int(torch.randint(2**40, (), generator=generator))
         small = world.shrink(sharp, scale, seed=seed)
         with torch.autocast(device.type, torch.bfloat16):
@@ -93,6 +99,16 @@ class Regressing:
 
     def after(self, step: int, average: dict[str, Tensor]) -> None:
         """Nothing to do between steps."""
+
+
+def _softened(
+    clips: Float[Tensor, "b 3 f h w"], most: float, generator: torch.Generator
+) -> Float[Tensor, "b 3 f h w"]:
+    """Each clip with a blur of its own."""
+    sigmas = (most * torch.rand(len(clips), generator=generator)).clamp_min(0.05).tolist()
+    flat = clips.flatten(1, 2)[:, :, None]
+    soft = [blur(clip, sigma) for clip, sigma in zip(flat, sigmas, strict=True)]
+    return torch.stack(soft).view_as(clips)
 
 
 def _slack(error: Tensor) -> Tensor:

@@ -43,6 +43,8 @@ FACTOR = 4
 """How many times larger frames get; the autoencoder's factor too."""
 NOISIEST = 350
 """Noisiest level of the low-resolution frames that the U-Net is told; the published maximum."""
+LEAN = 2.0
+"""How much the levels drawn lean to the low ones, at which most clips are upscaled."""
 UNCAPTIONED = 0.1
 """Share of the examples that are shown without their caption, for classifier-free guidance."""
 GOOD, PRAISED = "best quality, extremely detailed", 0.5
@@ -302,8 +304,10 @@ class _Denoising:
         size: int,
         seed: int,
         source: Source | None,
+        lean: float = LEAN,
     ) -> None:
         self.parts, self.weights, self.seed, self.source = parts, weights, seed, source
+        self.lean = lean
         self.batch, self.frames, self.size = batch, frames, size
         self._kept: tuple[int, Tensor, Tensor, Tensor] | None = None
 
@@ -337,7 +341,8 @@ class _Denoising:
 
     def _noised(self, small: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The small clips with noise of a level drawn for each, and that level."""
-        labels = torch.randint(NOISIEST + 1, (len(small),), generator=generator).to(small.device)
+        share = torch.rand(len(small), generator=generator) ** self.lean
+        labels = (share * (NOISIEST + 1)).long().clamp_max(NOISIEST).to(small.device)
         noise = torch.randn(small.shape, generator=generator).to(small)
         return self.parts.noise.add_noise(small, noise, labels), labels
 
@@ -394,6 +399,7 @@ class Texturing(_Denoising):
         unet: UNet2DConditionModel,
         batch: int,
         seed: int = 0,
+        lean: float = LEAN,
     ) -> None:
         """Set up the training.
 
@@ -402,9 +408,10 @@ class Texturing(_Denoising):
             unet: the U-Net, trained in place.
             batch: stills of full size a step; every other time four times as many, half as large.
             seed: of the stills.
+            lean: how much levels of the low-resolution noise lean to the low ones; 1 is evenly.
         """
         unet = unet.to(memory_format=torch.channels_last)
-        super().__init__(parts, unet, batch, 1, SIZE, seed, None)
+        super().__init__(parts, unet, batch, 1, SIZE, seed, None, lean)
 
     def predict(self, given: Tensor, levels: Tensor, text: Tensor, labels: Tensor) -> Tensor:
         """What the network says of single frames."""

@@ -90,7 +90,7 @@ def strange() -> torch.Tensor:
     return world.leaves(4, frames=4, size=64, seed=2**41)
 
 
-@pytest.mark.parametrize("name", ["upscale-x4"])
+@pytest.mark.parametrize("name", ["upscale-x4", "upscale-x2"])
 @torch.no_grad()
 def test_regression_upscalers_are_nearer_and_sharper_than_bicubic(
     name: str, strange: torch.Tensor
