@@ -7,8 +7,8 @@ only sharpness is told. Bicubic interpolation is what everybody has; Lanczos and
 the strongest cheap rival.
 
 `--clips FOLDER` names the footage, which is not part of this repository; with `--tiny` a drawn clip
-stands in for it. `--sheet FILE` shows the middle of the first and last frames, restored and as they
-were.
+stands in for it. `--sheet FILE` shows the middle of the first and last frames, restored, as they
+were, and made larger than they were.
 """
 
 import argparse
@@ -43,7 +43,8 @@ def main() -> None:
     ways = _ways()
     restored: dict[str, dict[str, float]] = {}
     enlarged: dict[str, dict[str, float]] = {}
-    crops: dict[str, list[NDArray[np.uint8]]] = {way: [] for way in ("reduced", *ways, "itself")}
+    shown = ("reduced", *ways, "itself", *(f"{label}, of the clip itself" for label in ways))
+    crops: dict[str, list[NDArray[np.uint8]]] = {label: [] for label in shown}
     for name, clip in _clips(options):
         truth = clip[..., : clip.shape[2] // SCALE * SCALE, : clip.shape[3] // SCALE * SCALE]
         small = interpolate(truth, scale_factor=1 / SCALE, mode="bicubic", antialias=True)
@@ -59,8 +60,9 @@ def main() -> None:
                 "warping": 1e3 * metrics.warping_error(large, flow),
             }
             crops[label].append(_shown(large))
-            larger = upscale(_middle(clip[:1], CROP), 0).clamp(0, 1)
+            larger = upscale(_middle(_ends(clip), CROP), 0).clamp(0, 1)
             enlarged[f"{name}, {label}"] = {"sharpness": _sharpness(larger)}
+            crops[f"{label}, of the clip itself"].append(_shown(larger))
     means = {label: _mean(restored, label) for label in ways}
     lost = means["bicubic"]["PSNR"] - means["regression"]["PSNR"]
     print(f"reduced by {SCALE} and restored; sharpness as a part of the clip's own")
@@ -119,9 +121,13 @@ def _sharpness(frames: Float[Tensor, "f c h w"]) -> float:
     return float(metrics.sharpness(frames).mean())
 
 
+def _ends(frames: Float[Tensor, "f c h w"]) -> Float[Tensor, "ends c h w"]:
+    return frames[:: max(1, len(frames) - 1)]
+
+
 def _shown(frames: Float[Tensor, "f c h w"]) -> NDArray[np.uint8]:
     """The middle of the first and the last frame, `f h w c`."""
-    ends = _middle(frames[:: max(1, len(frames) - 1)], CROP * SCALE)
+    ends = _middle(_ends(frames), CROP * SCALE)
     return (ends * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
 

@@ -18,9 +18,19 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor, distributed, nn
 
-from elevator.errors import CheckError
+from elevator.errors import CheckError, ElevatorError
 
-__all__ = ["Average", "Progress", "Rates", "Recipe", "Task", "fit", "leads", "report"]
+__all__ = [
+    "Average",
+    "DivergedError",
+    "Progress",
+    "Rates",
+    "Recipe",
+    "Task",
+    "fit",
+    "leads",
+    "report",
+]
 
 
 Average: TypeAlias = dict[str, Tensor]
@@ -92,6 +102,10 @@ class Recipe:
     shards: int = 1
 
 
+class DivergedError(ElevatorError, ArithmeticError):
+    """A training went astray; no weights of it are saved."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where a training stands.
@@ -152,6 +166,10 @@ def fit(
 
     Returns:
         The moving average of the weights.
+
+    Raises:
+        CheckError: shards that cannot be shared out, or a checkpoint of another training.
+        DivergedError: a gradient that is not finite.
     """
     _, processes = _place()
     if shards % processes:
@@ -192,7 +210,13 @@ def fit(
         optimizer.param_groups[0]["lr"] = rates.at(step, steps)
         optimizer.zero_grad(set_to_none=True)
         loss = _gradient(task, trained, step, shards, seed)
-        nn.utils.clip_grad_norm_(trained, rates.clip)
+        length = float(nn.utils.clip_grad_norm_(trained, rates.clip))
+        if not math.isfinite(length):  # of the mean over all processes: they stop together
+            raise DivergedError(
+                f"{name}: the gradient of step {step + 1} is no number any more, so this step was "
+                "not taken; lower the learning rate, or take larger clips or batches. The last good "
+                f"weights are in {checkpoint}, if it is there"
+            )
         optimizer.step()
         done = step + 1
         decay = min(rates.average, done / (done + 10))

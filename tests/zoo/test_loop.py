@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.multiprocessing.spawn import spawn
 
-from elevator.zoo.loop import Progress, Rates, fit
+from elevator.zoo.loop import DivergedError, Progress, Rates, fit
 
 
 class Line:
@@ -76,6 +76,26 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
     run(tmp_path)
     with pytest.raises(ValueError, match="30 steps with seed 0, asked were 30 steps with seed 1"):
         run(tmp_path, seed=1)
+
+
+def test_a_training_that_goes_astray_stops_with_its_last_good_weights(tmp_path: Path) -> None:
+    class Astray(Line):
+        def loss(self, step: int, generator: torch.Generator) -> Tensor:
+            return super().loss(step, generator) * (torch.nan if step == 7 else 1.0)
+
+    rates = Rates(0.05)
+    with pytest.raises(DivergedError, match=r"gradient of step 8 is no number .* lower the"):
+        fit(
+            *("line", Astray(), rates),
+            steps=30,
+            seed=0,
+            checkpoint=tmp_path / "line.pt",
+            save_every=0.0,
+            progress=lambda _: None,
+        )
+    saved = torch.load(tmp_path / "line.pt")
+    assert saved["step"] == 7
+    assert all(value.isfinite().all() for value in saved["weights"].values())
 
 
 def _one_of_two(rank: int, folder: Path) -> None:
