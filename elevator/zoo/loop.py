@@ -214,8 +214,8 @@ def fit(
         if not math.isfinite(length):  # of the mean over all processes: they stop together
             raise DivergedError(
                 f"{name}: the gradient of step {step + 1} is no number any more, so this step was "
-                "not taken; lower the learning rate, or take larger clips or batches. The last good "
-                f"weights are in {checkpoint}, if it is there"
+                "not taken; lower the learning rate, or take larger clips or batches. The last "
+                f"good weights are in {checkpoint}, if it is there"
             )
         optimizer.step()
         done = step + 1
