@@ -223,9 +223,10 @@ UPSCALE_PRESETS: dict[str, UpscalePreset] = {
     "old-video": UpscalePreset(noise_level=150, guidance=9.0),
     "old-movie": UpscalePreset(noise_level=100, guidance=5.0, steps=20, propagate=(17, 18, 19)),
     "animation": UpscalePreset(steps=20),
+    "world": UpscalePreset(noise_level=20, guidance=1.0, steps=10),
 }
 """Upscale-A-Video's published settings, by the footage they were made for; `animation` is meant
-with the conditioned autoencoder."""
+with the conditioned autoencoder. `world` is for the built-in upscaler."""
 
 
 def upscale_preset_for(name: str | UpscalePreset) -> UpscalePreset:

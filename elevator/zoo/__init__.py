@@ -80,7 +80,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
     }
 )
 """The pipelines there are that make pictures and clips from words."""
-UPSCALERS = ("upscale-x4", "upscale-x2")
+UPSCALERS = ("upscale-x4", "upscale-x2", "upscaler")
 """The models that enlarge clips."""
 
 

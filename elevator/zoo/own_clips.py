@@ -132,8 +132,8 @@ def train_temporal(
 ) -> Path:
     """Train the temporal layers of an upscaler and save the whole as a pipeline folder.
 
-    Networks compute in bfloat16, their weights and the moving average of these, which is what is
-    saved, are float32. A training that was cut goes on where it was.
+    On a GPU networks compute in bfloat16. Weights and their moving average are float32 and the
+    average is what is saved, in float16. A training that was cut goes on where it was.
 
     Args:
         data: folder of clips (`OwnClips`).
@@ -184,5 +184,5 @@ def train_temporal(
     )
     if leads():
         pipe.unet.load_state_dict(average)
-        pipelines.write_upscaler(folder / "upscaler", parts, pipe.unet)
+        pipelines.write_upscaler(folder / "upscaler", parts, pipe.unet, pipe.config.preset)
     return folder / "upscaler"

@@ -78,13 +78,16 @@ def write_lora(file: Path, unet: nn.Module) -> None:
     )
 
 
-def write_upscaler(folder: Path, parts: Upscaling, unet: TemporalUNet) -> None:
+def write_upscaler(
+    folder: Path, parts: Upscaling, unet: TemporalUNet, preset: str = "world"
+) -> None:
     """Save the diffusion upscaler in float16, as `write` does.
 
     Args:
         folder: where to.
         parts: all of it that stands still.
         unet: its temporal U-Net.
+        preset: the numbers that a call of it starts from, by name.
     """
     from elevator.pipelines.video_upscale import VideoUpscalePipeline
 
@@ -98,6 +101,7 @@ def write_upscaler(folder: Path, parts: Upscaling, unet: TemporalUNet) -> None:
             tokenizer=parts.tokenizer,
             scheduler=parts.scheduler,
             low_res_scheduler=parts.noise,
+            preset=preset,
         )
         _write(folder, pipe)
 

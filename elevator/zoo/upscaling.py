@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, fft
+from torch import Tensor, fft, nn
 from torch.nn.functional import interpolate
 
 from elevator import world
@@ -79,8 +79,9 @@ class Regressing:
                 are reduced. Footage is hardly ever sharp to the pixel, which counts where the
                 factor is small: what was soft must stay so.
         """
-        self.weights = weights.to(memory_format=torch.channels_last)
-        self.batch, self.softest = batch, softest
+        network: nn.Module = weights
+        network.to(memory_format=torch.channels_last)
+        self.weights, self.batch, self.softest = weights, batch, softest
 
     def loss(self, step: int, generator: torch.Generator) -> Tensor:
         """Error on a batch of clips."""

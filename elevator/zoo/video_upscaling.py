@@ -135,9 +135,15 @@ class Source(Protocol):
 
 
 @contextmanager
-def _half(device: torch.device) -> Iterator[None]:
-    """bfloat16 where it is safe."""
-    with torch.autocast(device.type, torch.bfloat16):
+def _half(device: torch.device, *, volume: bool = False) -> Iterator[None]:
+    """bfloat16 where it is safe.
+
+    Args:
+        device: where it is computed.
+        volume: gradients of 3-D convolutions are asked for; on CPUs they are now and then not
+            finite in bfloat16.
+    """
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu" or not volume):
         yield
 
 
@@ -166,7 +172,7 @@ class Coding:
         device = self.weights.device
         pixels, small = ((x * 2 - 1).to(device) for x in (made.sharp, made.small))
         strength = float(torch.rand((), generator=generator) >= UNCONDITIONED)
-        with _half(device):
+        with _half(device, volume=True):
             with torch.set_grad_enabled(step < self.joint):
                 code = self.weights.encode(pixels).latent_dist
             noise = torch.randn(code.mean.shape, generator=generator).to(device)
@@ -283,7 +289,7 @@ class Decoding:
         latents = self.parts.estimates(self.unet, made, generator)
         pixels, small = ((x * 2 - 1).to(latents) for x in (made.sharp, made.small))
         strength = float(torch.rand((), generator=generator) >= UNCONDITIONED)
-        with _half(latents.device):
+        with _half(latents.device, volume=True):
             scale = self.weights.config.scaling_factor
             seen = self.weights.decode(latents / scale, small, strength).sample
         return _error(seen.float(), pixels)
@@ -307,7 +313,7 @@ class _Denoising:
         lean: float = LEAN,
     ) -> None:
         self.parts, self.weights, self.seed, self.source = parts, weights, seed, source
-        self.lean = lean
+        self.lean, self.volume = lean, frames > 1
         self.batch, self.frames, self.size = batch, frames, size
         self._kept: tuple[int, Tensor, Tensor, Tensor] | None = None
 
@@ -323,7 +329,7 @@ class _Denoising:
         levels = torch.randint(top, (len(latents),), generator=generator).to(latents.device)
         noisy = scheduler.add_noise(latents, noise, levels)
         given = torch.cat([noisy, noisy_small], 1)
-        with _half(latents.device):
+        with _half(latents.device, volume=self.volume):
             guess = self.predict(given, levels, text, labels)
         if scheduler.config.prediction_type == "epsilon":
             return mse_loss(guess.float(), noise)
@@ -410,7 +416,8 @@ class Texturing(_Denoising):
             seed: of the stills.
             lean: how much levels of the low-resolution noise lean to the low ones; 1 is evenly.
         """
-        unet = unet.to(memory_format=torch.channels_last)
+        network: nn.Module = unet
+        network.to(memory_format=torch.channels_last)
         super().__init__(parts, unet, batch, 1, SIZE, seed, None, lean)
 
     def predict(self, given: Tensor, levels: Tensor, text: Tensor, labels: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,6 +47,16 @@ def tiny(name: str, out: Path, *, stop: int | None = None) -> dict[str, torch.Te
     return load_file(place / "diffusion_pytorch_model.safetensors")
 
 
+def prepared(folder: Path) -> Any:
+    """Save new networks as if they were trained, and give the image U-Net."""
+    network: Any = None
+    for name, also in (("upscaler-vae", "upscaler-decoder"), ("upscaler-early", "upscaler-still")):
+        network, _ = _task(name, folder, CPU, 4, 1, 0)
+        for place in (name, also):
+            network.save_pretrained(folder / place)
+    return network
+
+
 def test_resumed_trainings_are_the_same_bit_for_bit_each_on_the_one_before(tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     for name in UPSCALERS:
@@ -74,9 +85,7 @@ def test_upscaling_by_two_starts_from_the_other_trunk(tmp_path: Path) -> None:
 
 
 def test_only_the_decoder_learns_on_estimates(tmp_path: Path) -> None:
-    for name in ("upscaler-vae", "upscaler-still"):
-        network, _ = _task(name, tmp_path, CPU, 4, 1, 0)
-        network.save_pretrained(tmp_path / name)
+    prepared(tmp_path)
     vae, task = _task("upscaler-decoder", tmp_path, CPU, 4, 1, 0)
     task.loss(1, torch.Generator().manual_seed(0)).backward()
     moved = {name for name, p in vae.named_parameters() if p.grad is not None and p.grad.any()}
@@ -85,9 +94,7 @@ def test_only_the_decoder_learns_on_estimates(tmp_path: Path) -> None:
 
 
 def test_only_temporal_layers_learn_on_clips(tmp_path: Path) -> None:
-    for name in ("upscaler-vae", "upscaler-decoder", "upscaler-still"):
-        network, _ = _task(name.replace("decoder", "vae"), tmp_path, CPU, 4, 1, 0)
-        network.save_pretrained(tmp_path / name)
+    network = prepared(tmp_path)
     unet, task = _task("upscaler", tmp_path, CPU, 4, 1, 0)
     assert isinstance(unet, TemporalUNet)
     task.loss(0, torch.Generator().manual_seed(0)).backward()
@@ -110,9 +117,7 @@ def test_clips_of_others_are_drawn_anew_for_every_step(tmp_path: Path) -> None:
         drawn.append(generator)
         return examples(count, frames, size, generator)
 
-    for name in ("upscaler-vae", "upscaler-decoder", "upscaler-still"):
-        network, _ = _task(name.replace("decoder", "vae"), tmp_path, CPU, 4, 1, 0)
-        network.save_pretrained(tmp_path / name)
+    prepared(tmp_path)
     unet, task = _task("upscaler", tmp_path, CPU, 4, 1, 0)
     assert isinstance(task, Steadying)
     other = Steadying(task.parts, unet, 1, size=16, source=source)
