@@ -6,6 +6,7 @@ inside the functions that need it.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -33,6 +34,7 @@ __all__ = [
     "scheduler_of",
     "tiny_animatediff",
     "tiny_sd",
+    "tiny_text",
     "tiny_text_to_video",
     "tiny_unet",
     "tiny_vae",
@@ -258,6 +260,28 @@ def tiny_unet(**config: Any) -> Any:
         "attention_head_dim": 2,
     }
     return awake(UNet2DConditionModel(**{**settings, **config}))
+
+
+def tiny_text(folder: Path) -> dict[str, Any]:
+    """A tokenizer, whose files are written to a folder, and a text encoder of width 16."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    from elevator.zoo.tokenizer import LENGTH, write
+
+    write(folder)
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    torch.manual_seed(0)
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=_TEXT,
+        intermediate_size=_TEXT,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=LENGTH,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    return {"tokenizer": tokenizer, "text_encoder": awake(CLIPTextModel(config))}
 
 
 def tiny_sd(scheduler: Any = None, **unet: Any) -> Any:

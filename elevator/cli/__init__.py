@@ -114,7 +114,7 @@ def _parser() -> _Parser:
         "name",
         metavar="NAME",
         help="vae, recogniser, t2i, t2i-ink, t2i-neon, t2v-start, t2v-early, t2v, t2v-mild, "
-        "upscale-x4, upscale-x2, upscaler-vae, upscaler-still or upscaler",
+        "upscale-x4, upscale-x2, upscaler-vae, upscaler-still, upscaler-decoder or upscaler",
     )
     train.add_argument("--steps", type=_count, help="steps in all (default: as committed)")
     train.add_argument("--out", metavar="DIR", help="checkpoints and results (default: ./zoo)")

@@ -80,7 +80,8 @@ class RelativeBias(nn.Module):
 
     def __init__(self, heads: int) -> None:
         super().__init__()
-        self.relative_attention_bias = zeroed(nn.Embedding(BUCKETS, heads))
+        self.relative_attention_bias = nn.Embedding(BUCKETS, heads)
+        zeroed(self.relative_attention_bias)
 
     @staticmethod
     def buckets(frames: int, device: torch.device | None = None) -> Int[Tensor, "f f"]:

@@ -4,12 +4,13 @@ r"""The autoencoders of Upscale-A-Video: Stable Diffusion's, with norms and conv
 head of c channels. Scores as a matrix take 4 n² bytes a frame in float32: at 320x320 low-resolution
 pixels, n = 102400, 39 GiB, and 117 GiB for three frames. Here frames go one by one and queries
 in rows, so that scores take at most `SCORES` = 64 MiB, whatever kernel torch chooses (one that
-writes them down needs three such arrays). Per frame the normed tokens, keys, values and the outputs
-take n c numbers each: at c = 512, 200 MiB. Beside its input the layer then holds
+writes them down needs three such arrays). Of one frame there are besides, at c = 512 in 200 MiB
+each, up to four arrays of n c numbers (normed tokens, keys, values and what the norm copies), and
+the result of all frames. Beside its input the layer then holds at most
 
     4 · 200 MiB (one frame)  +  3 · 64 MiB (scores)  +  3 · 200 MiB (result of 3 frames)  = 1.6 GiB
 
-instead of 117 GiB plus the same result, and the scores no longer grow with the square of n.
+(counted: 1.43 GiB) instead of 117 GiB and the same result, and no longer the square of n.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -212,7 +212,18 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
         return self._interrupt
 
     def encode_prompt(self, prompt: str | Sequence[str], clips: int) -> Float[Tensor, "b n d"]:
-        """The text encoder's last hidden state for a prompt per clip, or one for all."""
+        """The text encoder's last hidden state for a prompt per clip, or one for all.
+
+        Raises:
+            CheckError: there is no text encoder.
+        """
+        if self.text_encoder is None or self.tokenizer is None:
+            raise CheckError(
+                [
+                    "this pipeline has no text encoder; give prompt_embeds, and with guidance "
+                    "negative_prompt_embeds"
+                ]
+            )
         texts = [prompt] * clips if isinstance(prompt, str) else list(prompt)
         texts = [self.maybe_convert_prompt(text, self.tokenizer) for text in texts]
         ids = self.tokenizer(
@@ -357,7 +368,9 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
         moves = self._flow(low, flow) if call.propagate else None
 
         if call.published:
-            plan = published_tiles(*low.shape[-2:], given_or(tile, 256), always=tile is not None)
+            plan = published_tiles(
+                low.shape[-2], low.shape[-1], given_or(tile, 256), always=tile is not None
+            )
             if not plan:
                 raise CheckError(
                     [

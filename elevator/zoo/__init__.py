@@ -75,7 +75,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
     }
 )
 """The pipelines there are that make pictures and clips from words."""
-UPSCALERS = ("upscale-x4", "upscale-x2", "upscaler")
+UPSCALERS = ("upscale-x4",)
 """The models that enlarge clips."""
 
 

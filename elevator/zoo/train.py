@@ -1,9 +1,10 @@
 """How the checkpoints of the zoo were made: `python -m elevator.zoo.train NAME`.
 
 The order is vae, t2i, then t2i-ink and t2i-neon; t2v-start, t2v-early, t2v, then t2v-mild;
-upscale-x4, then upscale-x2; upscaler-vae, upscaler-still, then upscaler, after t2i; and recogniser,
-which needs none of them. For t2v and the two before it, `torchrun --nproc_per_node 2 -m
-elevator.zoo.train t2v` shares the work out between two processes; the losses are the same.
+upscale-x4, then upscale-x2; after t2i, upscaler-vae, upscaler-still, upscaler-decoder, then
+upscaler; and recogniser, which needs none of them. For t2v and the two before it, `torchrun
+--nproc_per_node 2 -m elevator.zoo.train t2v` shares the work out between two processes; the losses
+are the same.
 """
 
 from __future__ import annotations

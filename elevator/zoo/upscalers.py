@@ -13,7 +13,14 @@ from elevator.errors import CheckError
 from elevator.zoo import networks, path, pipelines
 from elevator.zoo.loop import Average, Rates, Recipe, Task, leads
 from elevator.zoo.upscaling import Regressing, started
-from elevator.zoo.video_upscaling import Coding, Steadying, Texturing, Upscaling, examples
+from elevator.zoo.video_upscaling import (
+    Coding,
+    Decoding,
+    Steadying,
+    Texturing,
+    Upscaling,
+    examples,
+)
 
 if TYPE_CHECKING:
     from elevator.models import TemporalUNet, VideoVAE
@@ -26,11 +33,13 @@ UPSCALERS: Mapping[str, Recipe] = MappingProxyType(
         "upscale-x2": Recipe(600, 4, Rates(5e-4, average=0.99), "upscale-x4"),
         "upscaler-vae": Recipe(700, 4, Rates(1e-3, average=0.99), "t2i"),
         "upscaler-still": Recipe(1600, 12, Rates(1.5e-3, average=0.995), "upscaler-vae"),
+        "upscaler-decoder": Recipe(500, 4, Rates(8e-4, average=0.99), "upscaler-still"),
         "upscaler": Recipe(700, 2, Rates(1e-3, average=0.99), "upscaler-still"),
     }
 )
 """The regression upscalers, of which that for twice the size starts from the other's trunk, and the
-diffusion upscaler's autoencoder, its U-Net on stills, and the whole with its temporal layers."""
+diffusion upscaler's autoencoder, its U-Net on stills, the autoencoder's decoder on what that gives,
+and the whole with the U-Net's temporal layers."""
 
 
 @runtime_checkable
@@ -74,7 +83,7 @@ def train_upscaler(
     if name == "upscaler-vae":
         _measure(network, seed)
     if name == "upscaler":
-        parts = _parts(folder, device)
+        parts = _parts(folder, device, "upscaler-decoder")
         pipelines.write_upscaler(folder / name, parts, network)
     else:
         network.to("cpu", torch.float16).save_pretrained(folder / name)
@@ -96,31 +105,32 @@ def _task(
         image = pipelines.read(path("t2i")).vae
         vae = networks.upscaler_vae(image).to(device)
         return vae, Coding(vae, batch, steps)
-    parts = _parts(folder, device)
+    parts = _parts(folder, device, "upscaler-decoder" if name == "upscaler" else "upscaler-vae")
     if name == "upscaler-still":
-        still = networks.upscaler_unet2d().to(device)
-        return still, Texturing(parts, still, batch, seed=seed)
+        new = networks.upscaler_unet2d().to(device)
+        return new, Texturing(parts, new, batch, seed=seed)
     source = folder / "upscaler-still"
     if not source.exists():
         raise CheckError([f"there is no {source} to start from; train upscaler-still first"])
-    image_unet = UNet2DConditionModel.from_pretrained(source, torch_dtype=torch.float32)
-    unet: TemporalUNet = TemporalUNet.from_unet2d(image_unet).to(device)
+    still = UNet2DConditionModel.from_pretrained(source, torch_dtype=torch.float32).to(device)
+    if name == "upscaler-decoder":
+        return parts.vae, Decoding(parts, still, batch)
+    unet: TemporalUNet = TemporalUNet.from_unet2d(still)
     return unet, Steadying(parts, unet, batch, seed=seed)
 
 
-def _parts(folder: Path, device: torch.device) -> Upscaling:
-    """The frozen parts: the autoencoder made here before, or else the committed one; T2I's text."""
+def _parts(folder: Path, device: torch.device, vae: str = "upscaler-vae") -> Upscaling:
+    """What stands still: the autoencoder of a training, and the T2I's text encoder."""
     from elevator.models import VideoVAE
 
     pipe = pipelines.read(path("t2i"))
-    made = folder / "upscaler-vae"
-    source = made if made.exists() else path("upscaler") / "vae"
+    source = folder / vae
     if not source.exists():
-        raise CheckError([f"there is no {made} to start from; train upscaler-vae first"])
-    vae = VideoVAE.from_pretrained(source, torch_dtype=torch.float32).to(device)
-    for module in (vae, pipe.text_encoder):
+        raise CheckError([f"there is no {source} to start from; train {vae} first"])
+    autoencoder = VideoVAE.from_pretrained(source, torch_dtype=torch.float32).to(device)
+    for module in (autoencoder, pipe.text_encoder):
         module.requires_grad_(False)
-    return Upscaling(vae, pipe.text_encoder.to(device), pipe.tokenizer)
+    return Upscaling(autoencoder, pipe.text_encoder.to(device), pipe.tokenizer)
 
 
 @torch.no_grad()

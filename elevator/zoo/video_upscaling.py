@@ -28,7 +28,16 @@ if TYPE_CHECKING:
 
     from elevator.models import TemporalUNet, VideoVAE
 
-__all__ = ["Coding", "Examples", "Source", "Steadying", "Texturing", "Upscaling", "examples"]
+__all__ = [
+    "Coding",
+    "Decoding",
+    "Examples",
+    "Source",
+    "Steadying",
+    "Texturing",
+    "Upscaling",
+    "examples",
+]
 
 FACTOR = 4
 """How many times larger frames get; the autoencoder's factor too."""
@@ -164,11 +173,8 @@ class Coding:
                 strong = ROUGHNESS * torch.rand(self.batch, generator=generator).to(device)
                 latents = latents + strong[:, None, None, None, None] * code.mean.std() * noise
             seen = self.weights.decode(latents, small, strength).sample
-        error = seen.float() - pixels
-        edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         divergence = code.kl().mean() / code.mean[0].numel()
-        size = error.abs().mean() + error.square().mean()
-        return size + EDGES * edges / 2 + DIVERGENCE * divergence
+        return _error(seen.float(), pixels) + DIVERGENCE * divergence
 
     def after(self, step: int, average: dict[str, Tensor]) -> None:
         """Freeze the encoder at its average when its time has come."""
@@ -176,6 +182,13 @@ class Coding:
             names = ("encoder.", "quant_conv.")
             frozen = {name: x for name, x in average.items() if name.startswith(names)}
             self.weights.load_state_dict(frozen, strict=False)
+
+
+def _error(seen: Tensor, pixels: Tensor) -> Tensor:
+    """Of pixels, absolute and squared, and of their differences."""
+    error = seen - pixels
+    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    return error.abs().mean() + error.square().mean() + EDGES * edges / 2
 
 
 @dataclass(frozen=True)
@@ -206,6 +219,29 @@ class Upscaling:
         return latents * self.vae.config.scaling_factor
 
     @torch.no_grad()
+    def estimates(
+        self, unet: UNet2DConditionModel, made: Examples, generator: torch.Generator
+    ) -> Float[Tensor, "b c f hs ws"]:
+        """What an image U-Net takes for clean latents, each clip at a noise level of its own."""
+        latents = self.latents(made.sharp)
+        small = (made.small * 2 - 1).to(latents)
+        labels = torch.randint(NOISIEST + 1, (len(small),), generator=generator).to(small.device)
+        top = len(self.scheduler.alphas_cumprod)
+        levels = torch.randint(top, (len(small),), generator=generator).to(small.device)
+        noise, other = (torch.randn(x.shape, generator=generator).to(x) for x in (latents, small))
+        noisy = self.scheduler.add_noise(latents, noise, levels)
+        given = torch.cat([noisy, self.noise.add_noise(small, other, labels)], 1)
+        frames = latents.shape[2]
+        flat = rearrange(given, "b c f h w -> (b f) c h w")
+        text = self.embed([GOOD]).expand(len(flat), -1, -1)
+        each = [x.repeat_interleave(frames) for x in (levels, labels)]
+        with _half(latents.device):
+            guess = unet(flat, each[0], encoder_hidden_states=text, class_labels=each[1]).sample
+        guess = rearrange(guess.float(), "(b f) c h w -> b c f h w", f=frames)
+        kept = self.scheduler.alphas_cumprod.to(latents)[levels][:, None, None, None, None]
+        return kept.sqrt() * noisy - (1 - kept).sqrt() * guess
+
+    @torch.no_grad()
     def embed(self, captions: Sequence[str]) -> Float[Tensor, "b tokens c"]:
         """Embeddings of captions."""
         ids = self.tokenizer(
@@ -217,6 +253,41 @@ class Upscaling:
         ).input_ids
         embeddings: Tensor = self.text(ids.to(self.text.device))[0]
         return embeddings
+
+
+class Decoding:
+    """The decoder on what the U-Net takes for the latents, which is never quite right.
+
+    So it learns how far to trust them, and how far the low-resolution frames. Upscale-A-Video tunes
+    its decoder on generated latents, too (section 4.1).
+    """
+
+    def __init__(self, parts: Upscaling, unet: UNet2DConditionModel, batch: int) -> None:
+        """Set up the training.
+
+        Args:
+            parts: autoencoder, whose decoder is trained in place, text encoder and tokenizer.
+            unet: an image U-Net for these latents.
+            batch: clips a step.
+        """
+        self.parts, self.unet, self.batch = parts, unet.requires_grad_(False), batch
+        self.weights = parts.vae
+        for part in (self.weights.decoder, self.weights.post_quant_conv):
+            part.requires_grad_(True)
+
+    def loss(self, step: int, generator: torch.Generator) -> Tensor:
+        """Error in units of [-1, 1] pixels."""
+        made = examples(self.batch, CODED_FRAMES, CODED_SIZE, generator)
+        latents = self.parts.estimates(self.unet, made, generator)
+        pixels, small = ((x * 2 - 1).to(latents) for x in (made.sharp, made.small))
+        strength = float(torch.rand((), generator=generator) >= UNCONDITIONED)
+        with _half(latents.device):
+            scale = self.weights.config.scaling_factor
+            seen = self.weights.decode(latents / scale, small, strength).sample
+        return _error(seen.float(), pixels)
+
+    def after(self, step: int, average: dict[str, Tensor]) -> None:
+        """Nothing to do between steps."""
 
 
 class _Denoising:

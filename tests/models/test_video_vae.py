@@ -154,6 +154,18 @@ def test_attention_takes_the_memory_it_says(
 
 
 @torch.no_grad()
+def test_attention_takes_under_two_gibibytes_at_the_published_tile() -> None:
+    """320x320 latent pixels and three frames, where whole matrices take 117 GiB; without data."""
+    with torch.device("meta"):
+        layer, x = FrameAttention(512), torch.empty(1, 512, 1, 320, 320)
+    with Allocations() as seen, sdpa_kernel(SDPBackend.MATH):
+        layer(x)
+    results_of_two_more = 2 * x.nbytes  # frames go one by one
+    assert 3 * 4 * (320 * 320) ** 2 / 2**30 > 117
+    assert (seen.most + results_of_two_more) / 2**30 < 1.5
+
+
+@torch.no_grad()
 def test_attention_is_that_of_whole_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = FrameAttention(16, 8), make_latent((2, 16, 3, 5, 7))
     tokens = torch.stack([layer.group_norm(x[:, :, i]) for i in range(3)], 1).flatten(3).mT

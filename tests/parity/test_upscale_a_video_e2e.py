@@ -32,7 +32,7 @@ def root(request: pytest.FixtureRequest) -> Path:
     return folder_of(request.config, "upscale_a_video")
 
 
-def pipeline(root: Path, facts: dict[str, Any]) -> VideoUpscalePipeline:
+def pipeline(root: Path, facts: dict[str, Any]) -> Any:
     from diffusers import DDIMScheduler, DDPMScheduler
 
     def weights(name: str) -> dict[str, Tensor]:

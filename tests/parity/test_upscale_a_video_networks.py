@@ -91,12 +91,21 @@ LAYOUTS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+TOTALS = {
+    # Less the rotary frequencies, which are no parameter here and one of 16 numbers there.
+    "unet_video": 691_036_436 - 16,
+    "vae_3d": 55_325_927,
+    "vae_video": 113_776_365,
+}
+
+
 def test_the_layout_is_the_published_one(root: Path, layout: str) -> None:
     with torch.device("meta"):
         network = LAYOUTS[layout]()
     found = read_json(root / f"keys_{layout}")
     expected = {key: tuple(shape) for key, shape in found.get("keys", found).items()}
     assert {key: tuple(value.shape) for key, value in network.state_dict().items()} == expected
+    assert sum(parameter.numel() for parameter in network.parameters()) == TOTALS[layout]
 
 
 # --- attention ------------------------------------------------------------------------------------

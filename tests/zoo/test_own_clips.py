@@ -9,16 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from elevator import zoo
-from elevator.cli import main
 from elevator.errors import CheckError
-from elevator.zoo import pipelines
-from elevator.zoo.loop import Progress
 from elevator.zoo.own_clips import OwnClips, train_temporal
-
-
-class StopError(Exception):
-    """The power went out."""
 
 
 @pytest.fixture
@@ -63,45 +55,3 @@ def test_what_cannot_be_cut_is_told(footage: Path, tmp_path: Path) -> None:
         OwnClips.of(footage / "second")(1, 2, 32, torch.Generator())
     with pytest.raises(CheckError, match="multiple of 8, at least 8, got 20"):
         train_temporal(footage, tmp_path, size=20)
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Of the U-Net in a pipeline folder."""
-    state: dict[str, torch.Tensor] = pipelines.read_upscaler(folder).unet.state_dict()
-    return state
-
-
-def test_only_temporal_layers_learn_and_a_resumed_run_is_the_same(
-    footage: Path, tmp_path: Path
-) -> None:
-    def stop(progress: Progress) -> None:
-        if progress.step == 2:
-            raise StopError
-
-    def trained(out: str, **more: object) -> dict[str, torch.Tensor]:
-        options = {"steps": 3, "size": 16, "frames": 2, "rate": 1e-2, "device": "cpu"}
-        return weights(train_temporal(footage, tmp_path / out, **options, **more))  # type: ignore[arg-type]
-
-    whole = trained("whole", save_every=60.0, progress=lambda _: None)
-    with pytest.raises(StopError):
-        trained("cut", save_every=0.0, progress=stop)
-    resumed = trained("cut", save_every=0.0, progress=lambda _: None)
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    start = weights(zoo.path("upscaler"))
-    changed = {name for name in whole if not torch.equal(whole[name], start[name])}
-    unet = pipelines.read_upscaler(zoo.path("upscaler")).unet
-    assert changed
-    assert changed <= {name for name, _ in unet.temporal_parameters()}
-
-
-def test_the_command_trains_and_says_where_the_result_is(
-    footage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    numbers = ["--steps", "1", "--size", "16", "--frames", "2", "--device", "cpu"]
-    assert (
-        main(["train", "temporal", "--data", str(footage), "--out", str(tmp_path), *numbers]) == 0
-    )
-    assert str(tmp_path / "upscaler") in capsys.readouterr().out
-    assert (tmp_path / "upscaler" / "model_index.json").exists()
-    assert main(["train", "temporal", "--data", str(tmp_path / "nowhere")]) == 2
-    assert "no folder" in capsys.readouterr().err
