@@ -48,6 +48,7 @@ from elevator.through import through as through
 if TYPE_CHECKING:
     from elevator.hosts.callback import HookCallback as HookCallback
     from elevator.hosts.codec import bridge as bridge
+    from elevator.hosts.codec import codec as codec
     from elevator.hosts.denoiser import denoiser as denoiser
     from elevator.hosts.modular import HookBlock as HookBlock
     from elevator.hosts.modular import insert as insert
@@ -63,6 +64,7 @@ _LAZY = {
     "HookBlock": "elevator.hosts.modular",
     "HookCallback": "elevator.hosts.callback",
     "bridge": "elevator.hosts.codec",
+    "codec": "elevator.hosts.codec",
     "denoiser": "elevator.hosts.denoiser",
     "insert": "elevator.hosts.modular",
     "VideoElevatorPipeline": "elevator.pipelines.video_elevator",

@@ -87,10 +87,12 @@ class ContactSheet(Hook[tuple[_Row, ...] | None]):
 
     Attributes:
         path: where to, ending in `.png`.
-        decode: from latents to frames: `decode_with(pipe.vae)`, `project_with(pipe.vae)`, or any
-            function; given the shown frames only.
+        decode: from latents to frames: `decode_with(pipe.vae)`, `project_with(pipe.vae)`,
+            `el.codec(pipe).pictures`, or any function; given the shown frames only.
         columns: most frames shown, evenly chosen, >= 1.
         side: most pixels of a frame's longer side, >= 1; larger frames are averaged down.
+        whole: whether `decode` is given the whole clip, and the frames are chosen from what it
+            makes of it: for video autoencoders, whose latent frames need the ones before.
 
     Raises:
         ValueError: no column or no pixel.
@@ -100,6 +102,7 @@ class ContactSheet(Hook[tuple[_Row, ...] | None]):
     decode: Decode
     columns: int = 8
     side: int = 96
+    whole: bool = False
 
     def __post_init__(self) -> None:
         for name in ("columns", "side"):
@@ -134,8 +137,13 @@ class ContactSheet(Hook[tuple[_Row, ...] | None]):
 
     def _draw(self, clean: Latent, step: Step, rows: tuple[_Row, ...]) -> _Row:
         """Write the picture with one more row."""
-        chosen = evenly(clean.shape[2], self.columns)
-        frames = self.decode(clean[:1, :, chosen])[0].float().cpu()
+        if self.whole:
+            clip = self.decode(clean[:1])[0]
+            chosen = evenly(len(clip), self.columns)
+            frames = clip[chosen].float().cpu()
+        else:
+            chosen = evenly(clean.shape[2], self.columns)
+            frames = self.decode(clean[:1, :, chosen])[0].float().cpu()
         high, wide = frames.shape[-2:]
         share = min(1.0, self.side / max(high, wide))
         small = (max(1, round(share * high)), max(1, round(share * wide)))
@@ -202,7 +210,8 @@ def decode_with(vae: Any) -> Decode:
         vae: a pipeline's `AutoencoderKL`; or, cheaper, the `AutoencoderTiny` that goes with it.
 
     Raises:
-        ValueError: another kind of autoencoder; video ones have each their own scaling.
+        ValueError: another kind of autoencoder; video ones have each their own scaling
+            (`el.codec(pipe).pictures`).
     """
     _require_image_vae("decode_with", vae, _IMAGE_VAES)
     return _Decoded(vae)
@@ -261,7 +270,8 @@ def _require_image_vae(name: str, vae: Any, known: tuple[str, ...]) -> None:
     if not any(cls.__name__ in known for cls in type(vae).__mro__):
         raise ValueError(
             f"{name} knows {', '.join(known)}, and was given a {type(vae).__name__}; give "
-            "decode=a function from latents (b c f h w) to frames (b f 3 y x) in [0, 1]"
+            "decode=a function from latents (b c f h w) to frames (b f 3 y x) in [0, 1], such as "
+            "el.codec(pipe).pictures, with whole=True where it is a video pipeline"
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol, final
+from typing import TYPE_CHECKING, Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 __all__ = ["Bicubic", "Lanczos", "Regression", "Upscaler"]
 
 
+@runtime_checkable
 class Upscaler(Protocol):
     """Makes frames `scale` times as high and wide."""
 
     @property
     def scale(self) -> int:
         """How many times larger frames get along each side, >= 1."""
+        ...
 
     @property
     def reach(self) -> int:
@@ -42,6 +44,7 @@ class Upscaler(Protocol):
         Stretches of a clip overlap by twice as many and lose as many at either end, so that the
         clip is made as if in one piece. 0 where frames are alone.
         """
+        ...
 
     @property
     def fade(self) -> int:
@@ -49,6 +52,7 @@ class Upscaler(Protocol):
 
         0 where a frame's result is the same whatever stretch it lies in.
         """
+        ...
 
     def __call__(
         self, frames: Float[Tensor, "f 3 h w"], first_frame: int
@@ -62,9 +66,11 @@ class Upscaler(Protocol):
         Returns:
             RGB, about [0, 1]; what lies outside is clipped when it is stored.
         """
+        ...
 
     def identity(self) -> Mapping[str, object]:
         """All that the result depends on, as JSON holds it: settings and SHA-256 of weights."""
+        ...
 
 
 @final
@@ -77,12 +83,18 @@ class Bicubic:
     """
 
     scale: int = 4
-    reach: ClassVar[int] = 0
-    fade: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         """Check the number."""
         _require_scale(self.scale)
+
+    @property
+    def reach(self) -> int:
+        return 0
+
+    @property
+    def fade(self) -> int:
+        return 0
 
     def __call__(
         self, frames: Float[Tensor, "f 3 h w"], first_frame: int
@@ -115,8 +127,6 @@ class Lanczos:
     scale: int = 4
     amount: float = 0.5
     radius: float = 0.5
-    reach: ClassVar[int] = 0
-    fade: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -128,6 +138,14 @@ class Lanczos:
                     f"amount {self.amount} and radius {self.radius}"
                 ]
             )
+
+    @property
+    def reach(self) -> int:
+        return 0
+
+    @property
+    def fade(self) -> int:
+        return 0
 
     def __call__(
         self, frames: Float[Tensor, "f 3 h w"], first_frame: int
@@ -158,7 +176,6 @@ class Regression:
     network: RegressionUpscaler
     weights: str
     tile: int = 256
-    fade: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         """Check the number."""
@@ -196,6 +213,10 @@ class Regression:
         return self.network.reach
 
     @property
+    def fade(self) -> int:
+        return 0
+
+    @property
     def overlap(self) -> int:
         """Pixels that tiles share: twice as far as the network sees, two of each block and two."""
         return 2 * (2 * self.network.reach + 2)
@@ -204,7 +225,8 @@ class Regression:
     def __call__(
         self, frames: Float[Tensor, "f 3 h w"], first_frame: int
     ) -> Float[Tensor, "f 3 H W"]:
-        plan = tiles(*frames.shape[2:], self.tile, self.overlap)
+        height, width = frames.shape[2:]
+        plan = tiles(height, width, self.tile, self.overlap)
         kept = plan.trimmed(self.overlap // 2).scaled(self.scale)
         clip = frames.transpose(0, 1)[None].to(self.network.device)
 
@@ -239,7 +261,7 @@ def _lanczos(frame: Float[Tensor, "3 h w"], scale: int) -> Float[Tensor, "3 H W"
     """A frame by Pillow's filter, which takes one channel of floats at a time."""
     height, width = (scale * side for side in frame.shape[1:])
     channels = [
-        Image.fromarray(channel).resize((width, height), Image.Resampling.LANCZOS)
+        np.asarray(Image.fromarray(channel).resize((width, height), Image.Resampling.LANCZOS))
         for channel in frame.float().cpu().numpy()
     ]
     return torch.from_numpy(np.stack(channels)).to(frame)

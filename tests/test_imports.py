@@ -78,6 +78,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "elevator.upscale": (*CORE, *RUN, *PARTS, "elevator.pipelines", "elevator.video.windows"),
     "elevator.video": CORE,
     "elevator.video.jobs": EVERYTHING_BUT_CLI,
+    "elevator.video.stretches": (*CORE, "elevator.upscale", "elevator.video"),
     "elevator.world": (*CORE, "elevator.filters"),
     "elevator.metrics": (*CORE, "elevator.filters", "elevator.world"),
     "elevator.zoo": EVERYTHING_BUT_CLI,

@@ -18,6 +18,7 @@ from elevator.latent import Latent
 from elevator.preview import ContactSheet, Decode, Preview, decode_with, project_with
 from tests.builders import make_latent, make_run, make_step, sample, tiny_animatediff, tiny_sd
 from tests.conformance import Drift
+from tests.tiny_pipelines import call, tiny
 
 
 def plain_red(latents: Latent) -> Tensor:
@@ -163,8 +164,9 @@ def test_a_place_that_cannot_be_written_to_is_told_before_the_run(tmp_path: Path
 
 def test_bad_arguments(tmp_path: Path) -> None:
     for name in ("columns", "side"):
+        given: dict[str, Any] = {name: 0}
         with pytest.raises(ValueError, match=f"takes {name} >= 1, got 0"):
-            ContactSheet("sheet.png", plain_red, **{name: 0})
+            ContactSheet("sheet.png", plain_red, **given)
 
 
 def test_reprs_name_what_looks() -> None:
@@ -298,6 +300,34 @@ def test_the_tiny_autoencoder_will_do() -> None:
 def test_other_autoencoders_are_refused(make: Any) -> None:
     with pytest.raises(ValueError, match=r"given a Linear; give decode=a function from latents"):
         make(torch.nn.Linear(1, 1))
+
+
+def test_the_whole_clip_may_be_decoded_and_frames_be_chosen_from_it(tmp_path: Path) -> None:
+    """Three latent frames of nine pictures, of which five are shown."""
+    file = tmp_path / "sheet.png"
+
+    def decode(latents: Latent) -> Tensor:
+        assert latents.shape == (1, 4, 3, 2, 2)
+        reds = torch.arange(20.0, 200, 20).view(1, 9, 1, 1, 1) / 255
+        return torch.cat([reds, torch.zeros(1, 9, 2, 1, 1)], 2).expand(-1, -1, -1, 8, 6)
+
+    walk(ContactSheet(file, decode, columns=5, side=8, whole=True), [[0.0, 0.0, 0.0]])
+    shown = [len(where_red(file, 20 * (i + 1) / 255)) > 0 for i in range(9)]
+    assert shown == [i % 2 == 0 for i in range(9)]
+
+
+def test_in_a_pipeline_of_a_causal_autoencoder(tmp_path: Path) -> None:
+    """Its latent frames need those before; the pipeline's own pictures are shown."""
+    pipe, file, seen = tiny("wan"), tmp_path / "sheet.png", list[Tensor]()
+
+    def decode(latents: Latent) -> Tensor:
+        seen.append(el.codec(pipe).pictures(latents))
+        return seen[-1]
+
+    with torch.no_grad(), el.attach(pipe, ContactSheet(file, decode, whole=True)):
+        made = pipe(**call("wan", output_type="pt")).frames
+    assert file.is_file()
+    torch.testing.assert_close(seen[-1].clamp(0, 1), made, atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("way", [decode_with, project_with])

@@ -1,4 +1,4 @@
-"""The command line: `elevator generate`, `elevator train`, `elevator doctor`, `elevator zoo`.
+"""The command line: `elevator generate`, `upscale`, `train`, `doctor` and `zoo`.
 
 Only the parser lives here, so that `--help` is quick; every command imports what it needs.
 """
@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
+from elevator.cli.kinds import count, lora, number, positive, seed, share, size
+from elevator.cli.upscale_parser import add_upscale
 from elevator.errors import ElevatorError
 
 __all__ = ["main"]
@@ -54,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments after the program's name; the process's own by default.
 
     Returns:
-        Exit status: 0, 2 for anything that cannot be done as asked, 130 for Ctrl-C.
+        Exit status: 0, 1 for a clip of which a part could not be read, 2 for anything that cannot
+        be done as asked, 130 for Ctrl-C.
     """
     try:
         given = _parser().parse_args(argv)
@@ -77,6 +80,10 @@ def _run(given: argparse.Namespace) -> int:
             from elevator.cli import generate
 
             return generate.run(given)
+        case "upscale":
+            from elevator.cli import upscale
+
+            return upscale.run(given)
         case "train":
             from elevator.cli import train
 
@@ -104,6 +111,7 @@ def _parser() -> _Parser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
+    add_upscale(commands)
     _add_train(commands.add_parser("train", help="train on clips of your own"))
     commands.add_parser("doctor", help="what this machine has, and what is missing")
     zoo = commands.add_parser("zoo", help="the built-in models and their training")
@@ -114,9 +122,10 @@ def _parser() -> _Parser:
         "name",
         metavar="NAME",
         help="vae, recogniser, t2i, t2i-ink, t2i-neon, t2v-start, t2v-early, t2v, t2v-mild, "
-        "upscale-x4, upscale-x2, upscaler-vae, upscaler-still, upscaler-decoder or upscaler",
+        "t2v-turned, upscale-x4, upscale-x2, upscaler-vae, upscaler-still, upscaler-decoder or "
+        "upscaler",
     )
-    train.add_argument("--steps", type=_count, help="steps in all (default: as committed)")
+    train.add_argument("--steps", type=count, help="steps in all (default: as committed)")
     train.add_argument("--out", metavar="DIR", help="checkpoints and results (default: ./zoo)")
     train.add_argument("--device", help="cuda, cpu, ... (default: cuda if there is one)")
     train.add_argument("--no-resume", action="store_true", help="ignore an existing checkpoint")
@@ -124,8 +133,8 @@ def _parser() -> _Parser:
     report.add_argument(
         "-o", "--out", default="zoo-report.html", help="the .html file (default: zoo-report.html)"
     )
-    report.add_argument("--prompts", type=_count, default=12, help="captions shown (default: 12)")
-    report.add_argument("--seed", type=_seed, default=0, help="of captions and noise (default: 0)")
+    report.add_argument("--prompts", type=count, default=12, help="captions shown (default: 12)")
+    report.add_argument("--seed", type=seed, default=0, help="of captions and noise (default: 0)")
     return parser
 
 
@@ -140,13 +149,13 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--data", required=True, metavar="DIR", help="clips; NAME.txt is NAME.mp4's caption")
     add("--model", metavar="DIR", help="pipeline to start from (default: zoo:upscaler)")
     add("--out", default="trained", metavar="DIR", help="(default: ./trained)")
-    add("--steps", type=_count, default=2000, help="steps in all (default: 2000)")
-    add("--batch", type=_count, default=1, help="clips a step and process (default: 1)")
-    add("--shards", type=_count, default=1, help="batches a step (default: as many as processes)")
-    add("--frames", type=_count, default=8, help="of a clip (default: 8)")
-    add("--size", type=_count, default=128, help="side of the cuts in pixels (default: 128)")
-    add("--rate", type=_positive, default=1e-4, help="highest learning rate (default: 1e-4)")
-    add("--seed", type=_seed, default=0, help="of cuts and noise (default: 0)")
+    add("--steps", type=count, default=2000, help="steps in all (default: 2000)")
+    add("--batch", type=count, default=1, help="clips a step and process (default: 1)")
+    add("--shards", type=count, default=1, help="batches a step (default: as many as processes)")
+    add("--frames", type=count, default=8, help="of a clip (default: 8)")
+    add("--size", type=count, default=128, help="side of the cuts in pixels (default: 128)")
+    add("--rate", type=positive, default=1e-4, help="highest learning rate (default: 1e-4)")
+    add("--seed", type=seed, default=0, help="of cuts and noise (default: 0)")
     add("--device", help="cuda, cpu, ... (default: cuda if there is one)")
     add("--no-resume", action="store_true", help="ignore an existing checkpoint")
 
@@ -174,7 +183,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     models.add_argument(
         "--lora",
         action="append",
-        type=_lora,
+        type=lora,
         metavar="FILE[:SCALE]",
         help="LoRA for the T2I; may be given more than once",
     )
@@ -188,25 +197,25 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     )
     init.add_argument(
         "--init-every",
-        type=_count,
+        type=count,
         metavar="N",
         help="take every Nth of its frames (default: 1)",
     )
     init.add_argument(
         "--strength",
-        type=_share,
+        type=share,
         help="above 0, next to which it is kept, to 1, where nothing of it is left (default: 0.6)",
     )
     numbers = parser.add_argument_group("numbers")
     numbers.add_argument("--preset", help="zeroscope, lavie, animatelcm, world (default: it fits)")
-    numbers.add_argument("--steps", type=_count, help="sampling steps (default: the preset's)")
-    numbers.add_argument("--frames", type=_count, help="length (default: the preset's)")
+    numbers.add_argument("--steps", type=count, help="sampling steps (default: the preset's)")
+    numbers.add_argument("--frames", type=count, help="length (default: the preset's)")
     numbers.add_argument(
-        "--size", type=_size, metavar="N|WxH", help="in pixels (default: the T2I's own)"
+        "--size", type=size, metavar="N|WxH", help="in pixels (default: the T2I's own)"
     )
-    numbers.add_argument("--seed", type=_seed, help="same seed, same video (default: 0)")
-    numbers.add_argument("--guidance", type=_number, help="of the T2I (default: the preset's)")
-    numbers.add_argument("--fps", type=_positive, help="frames a second (default: 8)")
+    numbers.add_argument("--seed", type=seed, help="same seed, same video (default: 0)")
+    numbers.add_argument("--guidance", type=number, help="of the T2I (default: the preset's)")
+    numbers.add_argument("--fps", type=positive, help="frames a second (default: 8)")
     numbers.add_argument(
         "--fast",
         action="store_true",
@@ -224,65 +233,6 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         help="also write T2V, T2I and result side by side: OUT-compare as video and .png",
     )
     machine.add_argument("--quiet", action="store_true", help="print nothing but errors")
-
-
-# --- what an argument may be ----------------------------------------------------------------------
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.lstrip("+").isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to 2^63 - 1")
-    return int(text)
-
-
-def _number(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = float("nan")
-    if not -1e6 < number < 1e6:
-        raise argparse.ArgumentTypeError(f"{text} is not a number")
-    return number
-
-
-def _positive(text: str) -> float:
-    number = _number(text)
-    if number <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return number
-
-
-def _share(text: str) -> float:
-    number = _number(text)
-    if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and at most 1")
-    return number
-
-
-def _size(text: str) -> tuple[int, int]:
-    """Width and height."""
-    width, times, height = text.lower().replace("×", "x").partition("x")
-    try:
-        return _count(width), _count(height if times else width)
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(
-            f"{text} is not a size; write 64 or 96x64, width first"
-        ) from None
-
-
-def _lora(text: str) -> tuple[str, float]:
-    """File and scale."""
-    file, colon, scale = text.rpartition(":")
-    try:
-        return (file, _number(scale)) if colon else (text, 1.0)
-    except argparse.ArgumentTypeError:
-        return text, 1.0  # a colon in the name
 
 
 def _version() -> str:

@@ -15,7 +15,7 @@ __all__ = ["require_device", "run"]
 
 _NEEDED = (
     *("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors"),
-    *("huggingface_hub", "numpy", "einops", "jaxtyping", "av", "pillow"),
+    *("huggingface_hub", "numpy", "einops", "jaxtyping", "av", "pillow", "filelock"),
 )
 _EXTRAS = {
     "xformers": (

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +15,7 @@ from numpy.typing import NDArray
 
 from elevator.cli import compare
 from elevator.cli.doctor import require_device
+from elevator.cli.machine import be_repeatable, quiet_libraries
 from elevator.cli.record import Record, RecordError, Settings, hash_frames, hashes, resolve
 from elevator.cli.record import versions as versions_here
 from elevator.errors import CheckError, ElevatorError
@@ -43,7 +41,7 @@ def run(given: argparse.Namespace) -> int:
         check_target(video)
         check_image_target(sheet)
     _ready(settings)
-    with _quiet_libraries():
+    with quiet_libraries():
         pipe = _load(settings)
         weights = hashes(settings)
         if before is not None:
@@ -192,32 +190,9 @@ def _ready(settings: Settings) -> None:
     for _, source in settings.checkpoints:
         resolve(source)
     if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.deterministic = True
+        be_repeatable()
     elif settings.threads != torch.get_num_threads():  # sums depend on how they are split
         torch.set_num_threads(settings.threads)
-
-
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Keep the libraries' notices and loading bars to themselves, but not the hub's downloads."""
-    import diffusers.utils.logging as diffusers
-    import huggingface_hub.utils.logging as hub
-    import transformers.utils.logging as transformers
-
-    levels = [(library, library.get_verbosity()) for library in (diffusers, transformers, hub)]
-    for library, _ in levels:
-        library.set_verbosity_error()
-    for loader in (diffusers, transformers):
-        loader.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library, level in levels:
-            library.set_verbosity(level)
-        for loader in (diffusers, transformers):
-            loader.enable_progress_bar()
 
 
 def _load(settings: Settings) -> VideoElevatorPipeline:

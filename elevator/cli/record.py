@@ -170,7 +170,8 @@ def resolve(source: str) -> str:
     from elevator import zoo
 
     name = source.removeprefix(_BUILTIN)
-    usable = [one for one, model in zoo.MODELS.items() if not (model.lora and model.base == "t2v")]
+    # Of the T2Vs, those that lie there whole: diffusers cannot put the others together.
+    usable = [one for one, model in zoo.MODELS.items() if model.base != "t2v"]
     if name not in usable:
         known = ", ".join(_BUILTIN + one for one in usable)
         raise CheckpointError(f"there is no built-in model {source}; choose one of {known}")

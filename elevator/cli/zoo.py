@@ -41,12 +41,11 @@ def _report(given: argparse.Namespace) -> None:
 
 
 def _train(given: argparse.Namespace) -> None:
-    from elevator.zoo.train import RECIPES, train
+    from elevator.zoo.train import NAMES, train
 
-    known = ("vae", "recogniser", *RECIPES)
-    if given.name not in known:
+    if given.name not in NAMES:
         raise CheckError(
-            [f"there is no model {given.name!r} to train; choose one of {', '.join(known)}"]
+            [f"there is no model {given.name!r} to train; choose one of {', '.join(NAMES)}"]
         )
     if given.device is not None:
         require_device(given.device)

@@ -85,6 +85,10 @@ class Codec:
         self._require(frames, expected, f"decodes {latents.shape[2]} latent frames")
         return frames
 
+    def pictures(self, latents: Latent) -> Float[Tensor, "b F 3 H W"]:
+        """Frames in about [0, 1], as `el.preview` shows them."""
+        return self.decode(latents).transpose(1, 2) / 2 + 0.5
+
     def encode(self, frames: Frames) -> Latent:
         """Clean latents of frames in [-1, 1]: the mode of the posterior.
 

@@ -60,8 +60,9 @@ class RegressionUpscaler(ModelMixin, ConfigMixin):
         self.conv_in = nn.Conv2d(3, width, 3, padding=1)
         self.trunk = nn.ModuleList(_Block(width) for _ in range(blocks))
         self.conv_out = nn.Conv2d(width, 3 * scale**2, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        with torch.no_grad():
+            for parameter in self.conv_out.parameters():
+                parameter.zero_()
 
     @property
     def scale(self) -> int:

@@ -39,9 +39,9 @@ def zeroed(layer: nn.Module) -> nn.Module:
 class FrameConv(nn.Conv2d):
     """A 2-D convolution of every frame."""
 
-    def forward(self, x: Latent) -> Float[Tensor, "b d f y x"]:
-        frames = x.shape[2]
-        y = super().forward(rearrange(x, "b c f h w -> (b f) c h w"))
+    def forward(self, input: Latent) -> Float[Tensor, "b d f y x"]:
+        frames = input.shape[2]
+        y = super().forward(rearrange(input, "b c f h w -> (b f) c h w"))
         return rearrange(y, "(b f) c h w -> b c f h w", f=frames)
 
 
@@ -59,11 +59,11 @@ class FrameNorm(nn.GroupNorm):
         super().__init__(groups, channels, eps=eps)
         self.over_frames = over_frames
 
-    def forward(self, x: Latent) -> Latent:
+    def forward(self, input: Latent) -> Latent:
         if self.over_frames:
-            return super().forward(x)
-        frames = x.shape[2]
-        y = super().forward(rearrange(x, "b c f h w -> (b f) c h w"))
+            return super().forward(input)
+        frames = input.shape[2]
+        y = super().forward(rearrange(input, "b c f h w -> (b f) c h w"))
         return rearrange(y, "(b f) c h w -> b c f h w", f=frames)
 
 

@@ -322,7 +322,9 @@ class TemporalUNet(ModelMixin, AttentionMixin, ConfigMixin):
                 ]
             )
         parameter = next(unet.parameters())
-        return network.to(parameter.device, parameter.dtype)
+        # torch's own `to`: diffusers' warns of every dtype.
+        nn.Module.to(network, parameter.device, parameter.dtype)
+        return network
 
     @classmethod
     def from_published(

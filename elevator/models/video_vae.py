@@ -247,7 +247,9 @@ class VideoVAE(ModelMixin, ConfigMixin):
                 ]
             )
         parameter = next(vae.parameters())
-        return network.to(parameter.device, parameter.dtype)
+        # torch's own `to`: diffusers' warns of every dtype.
+        nn.Module.to(network, parameter.device, parameter.dtype)
+        return network
 
     @classmethod
     def from_published(

@@ -96,7 +96,8 @@ class FrameWindows(Patch):
         kinds = [cls.__name__ for cls in type(network).__mro__]
         if not any(name in kinds for name in _NETWORKS):
             yield (
-                f"FrameWindows cuts the frames of {' and '.join(_NETWORKS)}, not of {kinds[0]}; "
+                f"FrameWindows cuts the frames of {', '.join(_NETWORKS[:-1])} and {_NETWORKS[-1]}, "
+                f"not of {kinds[0]}; "
                 "drop it: image networks take frames one by one as it is (call them on fewer), and "
                 "video transformers pack frames into tokens, which cannot be cut here"
             )

@@ -67,16 +67,17 @@ class ClipUpscaler:
     def __call__(
         self, frames: Float[Tensor, "f 3 h w"], first_frame: int
     ) -> Float[Tensor, "f 3 H W"]:
-        made = self.pipeline(
+        made: Any = self.pipeline(
             (2 * frames - 1).transpose(0, 1)[None],
             self.prompt,
             flow=self.flow,
             first_frame=first_frame,
             generator=torch.Generator().manual_seed(self.seed),
             output_type="pt",
+            return_dict=False,
             **self.settings,
-        ).frames
-        return made[0].to(frames)
+        )
+        return made[0][0].to(frames)
 
     def identity(self) -> Mapping[str, object]:
         preset = upscale_preset_for(self.settings.get("preset") or self.pipeline.config.preset)
@@ -246,8 +247,10 @@ class PipelineUpscaler:
         return made[:, :, : size[0], : size[1]].float().to(frames.device)
 
     def identity(self) -> Mapping[str, object]:
-        names = ("prompt", "negative", "steps", "guidance", "noise_level", "strength", "inflate")
-        names += ("shared", "chunk", "overlap", "seed")
+        names = (
+            *("prompt", "negative", "steps", "guidance", "noise_level", "strength"),
+            *("inflate", "shared", "chunk", "overlap", "seed"),
+        )
         return {
             "method": "pipe",
             "pipeline": type(self.pipeline).__name__,
@@ -287,14 +290,14 @@ def load_upscaler(
         CheckpointError: it cannot be loaded, or is no upscaler.
         CheckError: the settings do not fit it.
     """
-    hub = dict(hub or {})
-    if (Path(source).expanduser() / "unet" / "unet_video_config.json").is_file():
-        published = VideoUpscalePipeline.from_published(source, dtype=dtype).to(device)
-        return ClipUpscaler(published, _hash(Path(source).expanduser()), **settings)
+    hub, tree = dict(hub or {}), Path(source).expanduser()
+    if (tree / "unet" / "unet_video_config.json").is_file():
+        published = VideoUpscalePipeline.from_published(tree, dtype=dtype).to(device)
+        return ClipUpscaler(published, _hash(tree), **settings)
     found = locate(source, "a diffusers pipeline, as a folder or hub id")
     index = index_of(found, **hub)
     if index.get("_class_name") == VideoUpscalePipeline.__name__:
-        saved = VideoUpscalePipeline.from_pretrained(source, dtype=dtype, **hub).to(device)
+        saved = VideoUpscalePipeline.from_pretrained(found, dtype=dtype, **hub).to(device)
         return ClipUpscaler(saved, fingerprint(source) or "", **settings)
     pipeline = _image_pipeline(found, index, dtype, hub).to(device)
     pipeline.set_progress_bar_config(disable=True)

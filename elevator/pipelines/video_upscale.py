@@ -1,5 +1,6 @@
 """Upscale-A-Video as one object: a clip in, a larger one out."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from diffusers.utils import BaseOutput
 from diffusers.video_processor import VideoProcessor
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from elevator.attach import attach
@@ -199,7 +200,8 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
             _weights(root / "vae", name), root / "vae" / f"{name}_config.json"
         )
         loaded["text_encoder"] = loaded["text_encoder"].to(dtype)
-        return cls(vae=vae, unet=unet.to(dtype), **loaded)
+        # torch's own `to`: diffusers' warns of every dtype.
+        return cls(vae=vae, unet=nn.Module.to(unet, dtype), **loaded)
 
     @property
     def scale(self) -> int:
@@ -383,7 +385,8 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
             plan = [PublishedTile(whole, whole)]
         factor = 1 if output_type == "latent" else self.scale
         made: Tensor | None = None
-        with self.progress_bar(total=steps * len(plan)) as bar:
+        progress: Any = self.progress_bar
+        with progress(total=steps * len(plan)) as bar:
             for seen, kept in plan:
                 recipe = self.recipe(cut_flow(moves, seen), call.propagate, hook, patches)
                 start = None if latents is None else seen.cut(latents)
@@ -540,6 +543,7 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
         noisy = self.low_res_scheduler.add_noise(low.float(), drawn, level)
         views = call.views(shape)
         labels = level if call.published and frames <= 8 else level.expand(len(text))
+        more = self._stepping(noise)
 
         with ExitStack() as undo:
             undo.enter_context(publish_frames(frames))
@@ -547,24 +551,32 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
                 undo.enter_context(
                     attach(self, recipe.hook, recipe.patches, frames=frames, noise=noise)
                 )
-            latents = self.prepare_latents(
+            noised = self.prepare_latents(
                 shape, frames, generator, noise, call.first_frame, latents
             )
             self.scheduler.set_timesteps(call.steps, device=device)
             for index, time in enumerate(self.scheduler.timesteps):
                 if self.interrupt:
                     break
-                seen = torch.cat([self.scheduler.scale_model_input(latents, time), noisy], dim=1)
+                seen = torch.cat([self.scheduler.scale_model_input(noised, time), noisy], dim=1)
                 output = self._predict(seen, time, text, labels, call, views)
-                latents = self.scheduler.step(output, time, latents).prev_sample
+                noised = self.scheduler.step(output, time, noised, **more).prev_sample
                 if call.callback is not None:
-                    own = {"latents": latents, "prompt_embeds": text}
+                    own = {"latents": noised, "prompt_embeds": text}
                     chosen = {name: own[name] for name in call.callback_inputs}
                     changed = call.callback(self, index, time, chosen)
-                    latents = changed.get("latents", latents)
+                    noised = changed.get("latents", noised)
                     text = changed.get("prompt_embeds", text)
                 advance()
-        return latents
+        return noised
+
+    def _stepping(self, noise: Noise) -> dict[str, Any]:
+        """What a solver that draws noise at every step draws it from: the seed of the call."""
+        if "generator" not in inspect.signature(self.scheduler.step).parameters:
+            return {}
+        if isinstance(noise, KeyedNoise):
+            return {"generator": torch.Generator().manual_seed(noise.seeds[0])}
+        return {"generator": getattr(noise, "generator", None)}
 
     def _predict(
         self,

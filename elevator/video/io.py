@@ -12,9 +12,10 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -130,10 +131,11 @@ def check_place(target: Path, folder: bool) -> None:
         raise VideoError(f"cannot write {target}: make the folder {target.parent} first")
     if not folder and target.is_dir():
         raise VideoError(f"cannot write {target}: it is a folder; give another name")
-    aside = _aside(target)
     try:
-        aside.touch()
-        aside.unlink()
+        with suppress(FileNotFoundError):
+            os.lstat(_aside(target))  # the system says whether a name is too long
+        with TemporaryFile(dir=target.parent):
+            pass  # has no name where the system can: a kill leaves nothing behind
     except OSError as error:
         raise VideoError(
             f"cannot write {target}: {error.strerror}; give a place that can be written to"

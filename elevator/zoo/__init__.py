@@ -3,9 +3,10 @@
 Models of the procedural world (`elevator.world`): `t2i` paints crisp stills, `t2v` films soft clips
 that move as told, `t2v-mild` clips half as soft. Two personalised T2Is come as such are shared:
 `t2i-ink` is a LoRA file for `t2i`, `t2i-neon` a single-file checkpoint in the original (LDM)
-layout. All share the autoencoder, as VideoElevator asks of a T2I and a T2V; like many real ones,
-the T2Vs have their own text encoder. `recogniser` reads from a clip what is in it, to judge the
-others.
+layout. All share the autoencoder, as VideoElevator asks of a T2I and a T2V, but for `t2v-turned`:
+the T2V in another latent space, with a second, smaller autoencoder, to try bridges on. Like many
+real ones, the T2Vs have their own text encoder. `recogniser` reads from a clip what is in it, to
+judge the others.
 
 Three models enlarge clips of anything, as they learnt from dead leaves and 1/f noise beside the
 world: `upscale-x4` and `upscale-x2` by regression, `upscaler` by diffusion, in Upscale-A-Video's
@@ -58,11 +59,14 @@ class Model:
         file: its one file; empty for a folder that `from_pretrained` takes.
         base: the model whose configuration the file goes by.
         lora: the file holds low-rank factors that go on top of the base.
+        turned: the folder holds an autoencoder whose latents are the base's, turned
+            (`elevator.zoo.turned`); the base's network turns with them.
     """
 
     file: str = ""
     base: str = ""
     lora: bool = False
+    turned: bool = False
 
 
 MODELS: Mapping[str, Model] = MappingProxyType(
@@ -72,6 +76,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
         "t2v-mild": Model("mild.safetensors", "t2v", lora=True),
         "t2i-ink": Model("ink.safetensors", "t2i", lora=True),
         "t2i-neon": Model("neon.safetensors", "t2i"),
+        "t2v-turned": Model(base="t2v", turned=True),
     }
 )
 """The pipelines there are that make pictures and clips from words."""
@@ -107,7 +112,7 @@ def load(name: str, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
     Raises:
         CheckError: no such pipeline.
     """
-    from elevator.zoo import pipelines
+    from elevator.zoo import pipelines, turned
 
     if name not in MODELS:
         loaders = {"recogniser": "zoo.load_recogniser()"}
@@ -116,6 +121,8 @@ def load(name: str, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
         known = ", ".join(MODELS)
         raise CheckError([f"the zoo has no pipeline {name!r}; use one of: {known}{remedy}"])
     model = MODELS[name]
+    if model.turned:
+        return turned.read(path(model.base), path(name), dtype)
     if not model.file:
         return pipelines.read(path(name), dtype)
     if not model.lora:

@@ -1,10 +1,10 @@
 """How the checkpoints of the zoo were made: `python -m elevator.zoo.train NAME`.
 
 The order is vae, t2i, then t2i-ink and t2i-neon; t2v-start, t2v-early, t2v, then t2v-mild;
-upscale-x4, then upscale-x2; after t2i, upscaler-vae, upscaler-still, upscaler-decoder, then
-upscaler; and recogniser, which needs none of them. For t2v and the two before it, `torchrun
---nproc_per_node 2 -m elevator.zoo.train t2v` shares the work out between two processes; the losses
-are the same.
+t2v-turned, an autoencoder that learns from the first; upscale-x4, then upscale-x2; after t2i,
+upscaler-vae, upscaler-still, upscaler-decoder, then upscaler; and recogniser, which needs none of
+them. For t2v and the two before it, `torchrun --nproc_per_node 2 -m elevator.zoo.train t2v` shares
+the work out between two processes; the losses are the same.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from elevator.zoo import MODELS, Model, networks, path, pipelines, tokenizer
 from elevator.zoo.diffusion import Filming, Framing, Painting, Parts
 from elevator.zoo.loop import Average, Progress, Rates, Recipe, Task, fit, leads, report
 from elevator.zoo.recogniser import Recogniser, Recognising
+from elevator.zoo.turned import train_turned
 from elevator.zoo.upscalers import UPSCALERS, train_upscaler
 from elevator.zoo.vae import Autoencoding, Stage, save
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DiffusionPipeline
 
-__all__ = ["RECIPES", "STAGES", "STYLES", "UPSCALERS", "Recipe", "train"]
+__all__ = ["NAMES", "RECIPES", "STAGES", "STYLES", "UPSCALERS", "Recipe", "train"]
 
 STAGES = (
     Stage(1800, 16, Rates(2e-3, part=0.75), colour=1.0),
@@ -64,6 +65,8 @@ STYLES: Mapping[str, tuple[Callable[[Tensor], Tensor], int | None]] = MappingPro
 )
 """The personalised models: what stills are made to look like, and the rank of the LoRA that learns
 it; None trains the whole U-Net."""
+NAMES = ("vae", "recogniser", *RECIPES, "t2v-turned", *UPSCALERS)
+"""All that can be trained."""
 MILD_RANK = 16
 """Rank of the LoRA that teaches the T2V clips degraded by `world.MILD`."""
 
@@ -83,7 +86,7 @@ def train(
     """Train one of the zoo's models and save it in diffusers' format.
 
     Args:
-        name: `vae`, `recogniser`, or one of `UPSCALERS` or `RECIPES`.
+        name: one of `NAMES`.
         steps: steps in all; by default as many as the committed weights had.
         out: folder for checkpoints and results, `./zoo` by default. What a training needs of
             another is looked for there first, then among the committed weights.
@@ -97,9 +100,8 @@ def train(
     Returns:
         The folder of the result, `out/name`.
     """
-    known = ("vae", "recogniser", *UPSCALERS, *RECIPES)
-    if name not in known:
-        raise CheckError([f"train got name={name!r}; use one of: {', '.join(known)}"])
+    if name not in NAMES:
+        raise CheckError([f"train got name={name!r}; use one of: {', '.join(NAMES)}"])
     folder = Path(out or "zoo")
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
@@ -122,6 +124,8 @@ def train(
     torch.manual_seed(seed)
     if name == "vae":
         return _train_vae(run, folder, where, steps, batch, seed)
+    if name == "t2v-turned":
+        return train_turned(run, folder, _autoencoder(folder).to(where), steps, batch, seed)
     if name == "recogniser":
         judge = Recogniser().to(where)
         reading = Recognising(judge, batch or JUDGE[1])
@@ -236,9 +240,7 @@ def _pipeline(needs: str, folder: Path) -> DiffusionPipeline:
 def main() -> None:
     """Command line of the training."""
     parser = argparse.ArgumentParser(prog="python -m elevator.zoo.train", description=__doc__)
-    parser.add_argument(
-        "name", choices=("vae", "recogniser", *UPSCALERS, *RECIPES), help="what to train"
-    )
+    parser.add_argument("name", choices=NAMES, help="what to train")
     parser.add_argument("--steps", type=int, help="steps in all")
     parser.add_argument("--batch", type=int, help="stills or clips a step")
     parser.add_argument("--out", type=Path, help="folder for checkpoints and results (./zoo)")

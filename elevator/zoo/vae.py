@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from elevator import world
 from elevator.zoo import networks
@@ -23,6 +24,8 @@ __all__ = ["Autoencoding", "Stage", "psnr", "save", "stills"]
 
 DIVERGENCE = 1e-4
 """Weight of the Kullback-Leibler term, per latent element."""
+AGREEMENT = 1.0
+"""Weight of the squared error of latents that are told, which have about unit spread."""
 
 
 def stills(
@@ -67,17 +70,21 @@ class Autoencoding:
         stage: Stage,
         device: torch.device,
         *,
+        weights: AutoencoderKL | None = None,
         on_frozen: Callable[[AutoencoderKL], None] | None = None,
+        told: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Start from fresh weights.
 
         Args:
             stage: what is shown, and how errors count.
             device: where to train.
+            weights: the autoencoder, trained in place; by default a fresh one of the zoo's.
             on_frozen: called when the encoder is frozen at its average, with the averaged network.
+            told: the latents that pixels in [-1, 1] shall have; by default, any.
         """
-        self.weights = networks.vae().to(device)
-        self.stage, self.device, self.on_frozen = stage, device, on_frozen
+        self.weights = (networks.vae() if weights is None else weights).to(device)
+        self.stage, self.device, self.on_frozen, self.told = stage, device, on_frozen, told
         self.joint = max(1, round(stage.joint * stage.steps))
 
     def loss(self, step: int, generator: torch.Generator) -> Tensor:
@@ -90,7 +97,10 @@ class Autoencoding:
         grey = error.mean(1, keepdim=True)
         error = grey + self.stage.colour * (error - grey)
         divergence = code.kl().mean() / code.mean[0].numel()
-        return error.abs().mean() + error.square().mean() + DIVERGENCE * divergence
+        loss = error.abs().mean() + error.square().mean() + DIVERGENCE * divergence
+        if self.told is not None:
+            loss = loss + AGREEMENT * mse_loss(code.mean, self.told(pixels))
+        return loss
 
     def after(self, step: int, average: dict[str, Tensor]) -> None:
         """Freeze the encoder at its average when its time has come."""

@@ -163,7 +163,7 @@ def test_levels_may_depend_on_the_size_of_the_latents(name: str) -> None:
     assert el.check(pipe, el.identity(), frames=frames, steps=4) == ()
     with torch.no_grad(), el.attach(pipe, Looking(seen), frames=frames):
         pipe(**call(name))
-    asked = {key: call(name).get(key) for key in ("height", "width")}
+    height, width = (call(name).get(key) for key in ("height", "width"))
     pictures = call(name).get("num_frames", 1)
     planned: list[Step] = []
 
@@ -171,7 +171,8 @@ def test_levels_may_depend_on_the_size_of_the_latents(name: str) -> None:
         planned.append(step)
         return clean
 
-    el.plan(pipe, el.stateless(watching), steps=2, frames=pictures, **asked)
+    hook = el.stateless(watching)
+    el.plan(pipe, hook, steps=2, frames=pictures, height=height, width=width)
     assert float(planned[0].level.sigma) == pytest.approx(float(seen[0].level.sigma), abs=1e-3)
     assert float(planned[-1].level.sigma) == pytest.approx(0.1, abs=1e-3)
     whole_clip = CalledPipeline(pipe, given(name), guided=True, name=name)

@@ -311,15 +311,14 @@ def test_a_t2i_that_cannot_be_inverted_paints_frame_by_frame() -> None:
         t2v_steps=1,
         patches=(),
     )
-    size = {"height": 16, "width": 16}
-    given = {"num_inference_steps": 4, "num_images_per_prompt": 5, **size}
+    given = {"num_inference_steps": 4, "num_images_per_prompt": 5, "height": 16, "width": 16}
     with torch.no_grad(), count_calls() as calls:
         plain = t2i(**call("flux", **given), return_dict=False)[0]
         with el.attach(t2i, recipe.hook, frames=5):
             elevated = t2i(**call("flux", **given), return_dict=False)[0]
     assert elevated.isfinite().all()
     assert not torch.equal(elevated, plain)
-    planned = el.plan(t2i, recipe.hook, steps=4, frames=5, **size)
+    planned = el.plan(t2i, recipe.hook, steps=4, frames=5, height=16, width=16)
     assert planned.hooks == Counter(calls)
     assert {made.name for made in calls if "coder" not in made.name} == {"T2V"}
     with pytest.raises(CheckError, match="mends the error of an inversion"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, final
 
@@ -17,6 +18,7 @@ from elevator.hook import Hook, Run, Step
 from elevator.hosts.layouts import layout_of
 from elevator.hosts.pipeline import knows_its_frames, networks_of
 from elevator.latent import Latent
+from elevator.level import Prediction
 from tests.matrix import FEATURES, HOOKED, REFUSED, Feature, layout, table
 from tests.tiny_pipelines import NAMES, Dummy, call, described, latents_of, tiny
 
@@ -184,6 +186,30 @@ def test_a_constant_reaches_the_end(name: str, pipe: Any, plain: Tensor) -> None
     assert torch.equal(last[-1], torch.full_like(last[-1], CONSTANT))
     assert is_constant(name, final)
     assert not is_constant(name, plain)
+
+
+def test_a_rule_makes_the_next_latent(name: str, pipe: Any) -> None:
+    """Of the hook's estimate and the noise that was predicted, whatever the solver proposed."""
+    seen: list[Step] = []
+
+    def constant(clean: Latent, step: Step) -> Latent:
+        kept = Prediction(*(part.clone() for part in step.predicted))
+        seen.append(replace(step, noisy=step.noisy.clone(), predicted=kept))
+        return torch.full_like(clean, CONSTANT)
+
+    hook = el.renoise(el.stateless(constant), el.KeepNoise())
+    if "no re-noising rule" in described(name).get("beside", ""):
+        (problem,) = el.check(pipe, hook, steps=2)
+        assert "cannot follow" in problem
+        return
+    assert is_constant(name, hooked(name, pipe, hook))
+    assert len(seen) > 1
+    conditions = described(name).get("kept", 0) if "(" in layout(name) else 0
+    for one, following in pairwise(seen):
+        alpha, sigma = (float(factor) for factor in following.level[:2])
+        wanted = alpha * CONSTANT + sigma * one.predicted.noise
+        gap = (following.noisy - wanted)[:, :, conditions:].abs().max()
+        assert gap < 1e-4 * max(alpha, sigma), float(gap)
 
 
 def test_a_filter_over_time_leaves_the_mean_and_calms_the_rest(name: str, pipe: Any) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from diffusers import UNet2DConditionModel
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from elevator.errors import CheckError, CheckpointError
 from elevator.models import FrameWindows, TemporalUNet
@@ -31,7 +32,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-def image_unet(**config: Any) -> UNet2DConditionModel:
+def image_unet(**config: Any) -> Any:
     torch.manual_seed(0)
     blocks = {
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
@@ -200,6 +201,23 @@ def test_any_size_comes_back_as_it_was(height: int, width: int) -> None:
     x = make_latent((1, 7, 2, height, width))
     out = small()(x, 3, make_latent((1, 5, 12)), torch.tensor([0])).sample
     assert out.shape == (1, 4, 2, height, width)
+
+
+@torch.no_grad()
+def test_what_is_kept_for_the_way_up_has_not_been_through_a_temporal_module() -> None:
+    unet = small()
+    made: dict[str, Tensor] = {}
+
+    def keep(name: str, module: nn.Module, given: Any, output: Any) -> None:
+        made[name] = output[0]
+
+    def look(name: str, module: nn.Module, given: Any) -> None:
+        made[name] = given[0]
+
+    unet.down_blocks[1].register_forward_hook(partial(keep, "down"))
+    unet.up_blocks[0].resnets[0].register_forward_pre_hook(partial(look, "up"))
+    unet(*inputs())
+    assert torch.equal(made["up"][:, -32:], made["down"])
 
 
 @torch.no_grad()

@@ -316,7 +316,8 @@ def test_windows_that_leave_frames_out(frames: int, stride: int) -> None:
 
 def test_networks_whose_frames_cannot_be_cut() -> None:
     pipe = tiny_sd()
-    sentence = "FrameWindows cuts the frames of UNet3DConditionModel and UNetMotionModel, not of"
+    known = "UNet3DConditionModel, UNetMotionModel and TemporalUNet"
+    sentence = f"FrameWindows cuts the frames of {known}, not of"
     with (
         pytest.raises(CheckError, match=f"{sentence} UNet2DConditionModel"),
         el.attach(pipe, el.identity(), [FOUR], frames=7),

@@ -13,18 +13,21 @@ import torch
 from torch import Tensor
 
 from elevator.filters import Flow
-from elevator.models import TemporalUNet, VideoVAE
+from elevator.models import RAFT, TemporalUNet, VideoVAE
 from elevator.noise import RecordedNoise
 from elevator.pipelines.video_upscale import VideoUpscalePipeline
-from tests.parity.cases import folder_of, keys_of, offer, read_json, read_tensors
+from tests.parity.cases import COMMITTED, folder_of, keys_of, offer, read_json, read_tensors
+from tests.parity.recipe import draw
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     root = folder_of(metafunc.config, "upscale_a_video")
     there = (root / "index.json").exists() and keys_of(root / "unet_tiny_weights")
     index = read_json(root / "index") if there else {}
-    cases = [name for name in index if name.startswith("13_pipeline") and keys_of(root / name)]
-    offer(metafunc, "case", cases, str)
+    for fixture, start in (("case", "13_pipeline"), ("script", "14_cli")):
+        if fixture in metafunc.fixturenames:
+            cases = [name for name in index if name.startswith(start) and keys_of(root / name)]
+            offer(metafunc, fixture, cases, str)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +94,39 @@ def test_run(root: Path, case: str) -> None:
     assert len(steps) == facts["num_inference_steps"]
     close(steps[-1], tensors["latents_out"], 1e-3)
     close(video, tensors["video_out"], 2e-3)
+
+
+def test_the_script(root: Path, script: str) -> None:
+    """From bytes to colours: RAFT, noise of generator 10, tiles, the conditioned autoencoder.
+
+    RAFT with random weights is chaotic, so single pixels may be warped from elsewhere: the mean
+    error is held to the tolerance.
+    """
+    index, tensors = read_json(root / "index"), read_tensors(root / script)
+    like = index["13_pipeline_a_8f"]  # its schedulers and its prompts are the script's
+    pipe = pipeline(root, like | {"vae": "video"})
+    text = read_tensors(root / "13_pipeline_a_8f")["prompt_embeds_as_fed_to_unet"]
+    low = (tensors["input_uint8_tchw"].float() / 255 - 0.5) * 2
+    shapes = read_json(COMMITTED / "upscale_a_video" / "keys_raft_things")
+    raft = RAFT.from_published(
+        {name: draw(name.removeprefix("module."), shapes[name], 400) for name in shapes}
+    )
+    made = pipe(
+        low.transpose(0, 1)[None],
+        prompt_embeds=text[1:],
+        negative_prompt_embeds=text[:1],
+        guidance_scale=6.0,
+        noise_level=120,
+        num_inference_steps=2,
+        propagate=(0, 1),
+        flow=raft,
+        colour="adain",
+        arrangement="published",
+        generator=torch.Generator().manual_seed(10),
+        output_type="pt",
+    ).frames
+    crop = 2 * made[0, :, :, 236:276, 236:276] - 1
+    assert (crop - tensors["output_crop"].clamp(-1, 1)).abs().mean() < 5e-3
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:

@@ -77,7 +77,7 @@ def test_frames_of_any_size_get_larger(kind: str, request: pytest.FixtureRequest
 
 def test_noise_is_shared_by_all_frames_or_goes_with_the_frame(upscale: Any) -> None:
     same = frames(1).expand(4, -1, -1, -1)
-    alone = {"inflate": False, "propagate": ()}
+    alone: dict[str, Any] = {"inflate": False, "propagate": ()}
     shared = PipelineUpscaler(upscale, **QUICK, **alone)(same, 0)
     torch.testing.assert_close(shared, shared[:1].expand_as(shared), atol=1e-5, rtol=0)
     own = PipelineUpscaler(upscale, **QUICK, **alone, shared=False)
@@ -92,18 +92,24 @@ def test_frames_are_held_together(upscale: Any) -> None:
     other = given.clone()
     other[0] = 1 - other[0]
 
+    seen: list[Tensor] = []
+
     def still(clip: Tensor) -> Flow:
+        seen.append(clip)
         b, _, f, h, w = clip.shape
         return Flow(*(torch.zeros(b, 2, f - 1, h, w) for _ in range(2)))
 
-    for together, settings in (
+    cases: tuple[tuple[bool, dict[str, Any]], ...] = (
         (False, {"inflate": False, "propagate": ()}),
         (True, {"inflate": True, "propagate": ()}),
         (True, {"inflate": False, "propagate": (1,), "flow": still}),
-    ):
+    )
+    for together, settings in cases:
         upscaler = PipelineUpscaler(upscale, **QUICK, **settings)
         difference = (upscaler(given, 0) - upscaler(other, 0))[1:].abs().amax()
         assert bool(difference > 1e-4) is together
+    assert len(seen) == 2
+    assert torch.equal(seen[0], 2 * given.transpose(0, 1)[None] - 1)
 
 
 def test_chunks_are_cross_faded(upscale: Any) -> None:

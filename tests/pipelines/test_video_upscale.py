@@ -328,6 +328,14 @@ def test_other_samplers_take_its_place(name: str) -> None:
     assert not torch.allclose(run(pipe, clip(), **more), plain)
 
 
+def test_a_sampler_that_draws_noise_draws_it_from_the_seed() -> None:
+    scheduler = scheduler_of("LCMScheduler", prediction_type="v_prediction")
+    pipe = tiny_video_upscale(scheduler=scheduler)
+    first = run(pipe, clip(), num_inference_steps=3)
+    torch.manual_seed(5)
+    assert torch.equal(run(pipe, clip(), num_inference_steps=3), first)
+
+
 # --- in and out -----------------------------------------------------------------------------------
 
 

@@ -219,6 +219,8 @@ def test_what_a_truncated_file_still_holds(tmp_path: Path, name: str, share: flo
     assert [f.time for f in found] == [f.time for f in read(whole)][: len(found)]
     told = [note for note in clip.notes if "that it announces: it is truncated" in note]
     assert bool(told) == (len(found) < 45)
+    cut_through = f"left out: 1 coded frames of {file.name} that cannot be decoded"
+    assert any(note.startswith(cut_through) for note in clip.notes) == (name == "a.mp4")
     assert [*clip][-1].time == found[-1].time
     assert len(set(clip.notes)) == len(clip.notes)
 

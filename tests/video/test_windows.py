@@ -116,7 +116,7 @@ def test_the_equation_in_any_order(axis: Axis, dim: int, seed: int) -> None:
     """Windows of different values, summed up one value at a time in a random order."""
     plan = axis.plan
     shape = [2, 3, 2, 2]
-    sizes = [[*shape[: dim % 4], len(span), *shape[dim % 4 + 1 :]] for span in plan]
+    sizes = [(*shape[: dim % 4], len(span), *shape[dim % 4 + 1 :]) for span in plan]
     parts = [make_latent(size, i).double() for i, size in enumerate(sizes)]
     got = torch.cat([*blend(parts, plan, dim)], dim).movedim(dim, 0)
     order = list(range(len(plan)))

@@ -8,13 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
 from elevator import zoo
 from elevator.errors import CheckpointError
+from elevator.hosts.latent_space import distance
 from elevator.zoo import pipelines
 from elevator.zoo.loop import Progress
 from elevator.zoo.train import RECIPES, STAGES, _task, train
+from elevator.zoo.turned import TURNED, turn
+from elevator.zoo.vae import stills
 
 
 class StopError(Exception):
@@ -133,6 +137,25 @@ def test_autoencoder_trains_in_stages(tmp_path: Path) -> None:
     folder = train("vae", 8, tmp_path, "cpu", progress=lambda p: seen.append(p.name), batch=4)
     assert [*dict.fromkeys(seen)] == [f"vae-{i + 1}" for i in range(len(STAGES))]
     assert (folder / "config.json").exists()
+
+
+def test_the_second_autoencoder_learns_the_first_ones_latents_turned(tmp_path: Path) -> None:
+    first, matrix = zoo.load("t2i").vae, turn()
+    _, frames = stills(16, torch.Generator().manual_seed(1))
+    scale = first.config.scaling_factor
+    with torch.no_grad():
+        latents = first.encode(frames * 2 - 1).latent_dist.mean * scale
+        wanted = torch.einsum("ij,bjxy->bixy", matrix, latents)
+
+    def apart(steps: int) -> float:
+        folder = train("t2v-turned", steps, tmp_path / str(steps), "cpu", batch=4)
+        vae = AutoencoderKL.from_pretrained(folder)
+        with torch.no_grad():
+            return distance(vae.encode(frames * 2 - 1).latent_dist.mean, wanted)
+
+    assert apart(48) < 0.9 * apart(2)
+    stages = {f"t2v-turned-{i + 1}.checkpoint.pt" for i in range(len(TURNED))}
+    assert {file.name for file in (tmp_path / "2").glob("*.pt")} == stages
 
 
 def test_unknown_models_are_named(tmp_path: Path) -> None:
