@@ -8,6 +8,14 @@ from benchmarks._rows import Interval, Rows, bootstrap, cut, difference
 __all__ = ["claims", "growth"]
 
 
+PROMPTS = {
+    "without prompt": "+ propagation",
+    "wrong prompt": "+ propagation",
+    "guidance 6, without prompt": "guidance 6",
+}
+"""Ways whose prompt is missing or wrong, and what they are compared with."""
+
+
 def claims(rows: Mapping[str, Rows]) -> Iterator[Claim]:
     """All claims on the arrangements in `rows`."""
 
@@ -30,17 +38,19 @@ def claims(rows: Mapping[str, Rows]) -> Iterator[Claim]:
     captioned = {
         name: cut(row, row["captioned"] > 0)
         for name, row in rows.items()
-        if name in (whole, "without prompt", "wrong prompt")
+        if name in (whole, "guidance 6", *PROMPTS)
     }
-    for other in ("without prompt", "wrong prompt"):
-        ours, theirs = captioned[whole], captioned[other]
-        told = f"the prompt adds sharpness: {other}"
+    for other, with_it in PROMPTS.items():
+        ours, theirs = captioned[with_it], captioned[other]
+        told = f"prompt, sharpness: {other}"
         yield _compared(told, ours, theirs, "sharpness", more=True)
-        told = f"the prompt nears the truth: {other}"
+        told = f"prompt, distance: {other}"
         yield _compared(told, ours, theirs, "distance", more=False)
-    low, high = "noise level 20", "noise level 200"
+    low, high = whole, "noise level 200"
     yield compared("noise level 20 is truer than 200", low, high, "PSNR", True)
     yield compared("noise level 200 is sharper than 20", high, low, "sharpness", True)
+    yield compared("guidance 6 is sharper", "guidance 6", whole, "sharpness", True)
+    yield compared("guidance 6 costs PSNR", "guidance 6", whole, "PSNR", False)
     yield compared("the conditioned VAE is truer", whole, "plain autoencoder", "PSNR", True)
     for colour in ("AdaIN colours", "wavelet colours"):
         yield compared(f"{colour} are truer", colour, whole, "PSNR", True)

@@ -11,6 +11,7 @@ import argparse
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ def main() -> None:
     options = _arguments()
     torch.set_grad_enabled(False)
     if not options.tiny:
-        return _run(options, Trial(options.seed), Upscalers())
+        return _run(
+            options, Trial(options.seed), Upscalers(half=options.half, device=options.device)
+        )
     with tempfile.TemporaryDirectory() as folder:
         options.kept = Path(folder)
         models = Upscalers(replace(NUMBERS, steps=1, propagate=(0,)))
@@ -87,9 +90,11 @@ def _run(options: argparse.Namespace, trial: Trial, models: Upscalers) -> None:
         "quality_upscale",
         tables,
         command=f"python -m benchmarks.quality_upscale --clips {options.clips} "
-        f"--seed {options.seed}",
+        f"--seed {options.seed}{' --half' if options.half else ''}",
         clips={"all": options.clips, "changed": few},
         inputs=fingerprint,
+        weights=_weights(),
+        device=options.device,
         numbers={
             "steps": numbers.steps,
             "guidance": numbers.guidance,
@@ -106,6 +111,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="a run of seconds, for CI")
     parser.add_argument("--clips", type=int, default=64, help="how many (from 4 on)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--half", action="store_true", help="compute in bfloat16")
+    parser.add_argument("--device", default="cpu", help="where the diffusion upscaler computes")
     parser.add_argument("--kept", type=Path, default=Path(".kept"), help="folder for clips")
     parser.add_argument("--make", type=share, help="I/N: make each Nth clip from the Ith, no more")
     options = parser.parse_args()
@@ -118,8 +125,14 @@ def _arguments() -> argparse.Namespace:
 
 def _place(folder: Path, name: str, way: Way, trial: Trial, models: Upscalers) -> Path:
     """A folder named after all that the clips depend on."""
-    settings = f"{trial} {models.numbers} {way}"
-    return folder / f"x-{label(name)}-{digest(settings, [*map(zoo.path, MODELS)])}"
+    settings = f"{trial} {models.numbers} {models.half} {way}"
+    return folder / f"x-{label(name)}-{digest(settings + _weights(), [])}"
+
+
+@cache
+def _weights() -> str:
+    """What tells the models' weights from others."""
+    return digest("", [*map(zoo.path, MODELS)])
 
 
 def _means(rows: Rows) -> dict[str, float]:
