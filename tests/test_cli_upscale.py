@@ -106,6 +106,59 @@ def test_sound_is_carried_over_packet_by_packet(upscale: Run) -> None:
     assert packets("out.mkv") == packets("in.mp4")
 
 
+def with_chapters(path: Path) -> Path:
+    """A clip with a title and two chapters, of whose two sounds the second is played."""
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "An afternoon"
+        video = container.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = 16, 12, "yuv420p"
+        sounds = [container.add_stream("aac", rate=16000) for _ in range(2)]
+        flags = type(sounds[0].disposition)
+        sounds[0].disposition, sounds[1].disposition = flags(0), flags.default | flags.comment
+        container.set_chapters(
+            [
+                {
+                    "id": place + 1,
+                    "start": start,
+                    "end": start + 200,
+                    "time_base": Fraction(1, 1000),
+                }
+                | {"metadata": {"title": f"part {place}"}}
+                for place, start in enumerate((0, 200))
+            ]
+        )
+        for index in range(10):
+            grey = np.full((12, 16, 3), 20 * index, np.uint8)
+            container.mux(video.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        for sound in sounds:
+            tone = np.zeros((1, 6400), np.float32)
+            frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+            frame.sample_rate = 16000
+            container.mux(sound.encode(frame))
+        for stream in (video, *sounds):
+            container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("name", ["out.mkv", "out.mp4"])
+def test_title_chapters_and_the_sound_that_is_played_stay(upscale: Run, name: str) -> None:
+    with_chapters(Path("in.mkv"))
+    assert upscale("in.mkv", "-o", name, "--scale", "1") == 0
+    told = []
+    for path in ("in.mkv", name):
+        with av.open(path) as made:
+            times = [
+                (one["start"] * one["time_base"], one["end"] * one["time_base"], one["metadata"])
+                for one in made.chapters()
+            ]
+            played = [int(stream.disposition) for stream in made.streams.audio]
+            told.append((made.metadata["title"], times, played))
+    assert told[0] == told[1]
+    assert told[0][0] == "An afternoon"
+    assert told[0][1][1] == (Fraction(1, 5), Fraction(2, 5), {"title": "part 1"})
+    assert told[0][2] == [0, 9]
+
+
 def test_pictures_in_and_out(upscale: Run) -> None:
     clip_at("frames")
     assert upscale("frames", "-o", "out.mp4", "--scale", "2", "--fps", "10") == 0
