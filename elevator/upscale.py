@@ -25,7 +25,7 @@ from elevator.video.windows import Tile, blend_tiles, tiles
 if TYPE_CHECKING:
     from elevator.models import RegressionUpscaler
 
-__all__ = ["Bicubic", "Lanczos", "Regression", "Upscaler"]
+__all__ = ["Banded", "Bicubic", "Lanczos", "Regression", "Upscaler"]
 
 
 @runtime_checkable
@@ -70,6 +70,26 @@ class Upscaler(Protocol):
 
     def identity(self) -> Mapping[str, object]:
         """All that the result depends on, as JSON holds it: settings and SHA-256 of weights."""
+        ...
+
+
+@runtime_checkable
+class Banded(Upscaler, Protocol):
+    """Gives a stretch in bands of rows, so that no more floats than those of one are held."""
+
+    def bands(
+        self, frames: Float[Tensor, "f 3 h w"], first_frame: int, keep: slice
+    ) -> Iterator[Float[Tensor, "k 3 rows W"]]:
+        """Enlarge a stretch of a clip, as a call does.
+
+        Args:
+            frames: RGB in [0, 1].
+            first_frame: the index in the whole clip of the first of them.
+            keep: those that are asked for.
+
+        Returns:
+            Their rows from the top: `torch.cat([*bands], -2)` is the call's result, `keep` of it.
+        """
         ...
 
 
@@ -221,21 +241,29 @@ class Regression:
         """Pixels that tiles share: twice as far as the network sees, two of each block and two."""
         return 2 * (2 * self.network.reach + 2)
 
-    @torch.inference_mode()
     def __call__(
         self, frames: Float[Tensor, "f 3 h w"], first_frame: int
     ) -> Float[Tensor, "f 3 H W"]:
+        return torch.cat([*self.bands(frames, first_frame, slice(None))], -2)
+
+    def bands(
+        self, frames: Float[Tensor, "f 3 h w"], first_frame: int, keep: slice
+    ) -> Iterator[Float[Tensor, "k 3 rows W"]]:
         height, width = frames.shape[2:]
         plan = tiles(height, width, self.tile, self.overlap)
         kept = plan.trimmed(self.overlap // 2).scaled(self.scale)
         clip = frames.transpose(0, 1)[None].to(self.network.device)
 
         def parts() -> Iterator[Tensor]:
-            for seen, whole, keep in zip(plan, plan.scaled(self.scale), kept, strict=True):
-                inside = Tile(*(_within(*sides) for sides in zip(keep, whole, strict=True)))
-                yield inside.cut(self.network(seen.cut(clip))).to(frames)
+            for seen, whole, used in zip(plan, plan.scaled(self.scale), kept, strict=True):
+                inside = Tile(*(_within(*sides) for sides in zip(used, whole, strict=True)))
+                with torch.inference_mode():
+                    made = self.network(seen.cut(clip))[0].transpose(0, 1)
+                    asked = inside.cut(made)[keep].to(frames, copy=True)
+                del made  # before the next one is there
+                yield asked
 
-        return torch.cat([*blend_tiles(parts(), kept)], -2)[0].transpose(0, 1)
+        yield from blend_tiles(parts(), kept)
 
     def identity(self) -> Mapping[str, object]:
         return {

@@ -106,6 +106,59 @@ def test_sound_is_carried_over_packet_by_packet(upscale: Run) -> None:
     assert packets("out.mkv") == packets("in.mp4")
 
 
+def with_chapters(path: Path) -> Path:
+    """A clip with a title and two chapters, of whose two sounds the second is played."""
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "An afternoon"
+        video = container.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = 16, 12, "yuv420p"
+        sounds = [container.add_stream("aac", rate=16000) for _ in range(2)]
+        flags = type(sounds[0].disposition)
+        sounds[0].disposition, sounds[1].disposition = flags(0), flags.default | flags.comment
+        container.set_chapters(
+            [
+                {
+                    "id": place + 1,
+                    "start": start,
+                    "end": start + 200,
+                    "time_base": Fraction(1, 1000),
+                }
+                | {"metadata": {"title": f"part {place}"}}
+                for place, start in enumerate((0, 200))
+            ]
+        )
+        for index in range(10):
+            grey = np.full((12, 16, 3), 20 * index, np.uint8)
+            container.mux(video.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        for sound in sounds:
+            tone = np.zeros((1, 6400), np.float32)
+            frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+            frame.sample_rate = 16000
+            container.mux(sound.encode(frame))
+        for stream in (video, *sounds):
+            container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("name", ["out.mkv", "out.mp4"])
+def test_title_chapters_and_the_sound_that_is_played_stay(upscale: Run, name: str) -> None:
+    with_chapters(Path("in.mkv"))
+    assert upscale("in.mkv", "-o", name, "--scale", "1") == 0
+    told = []
+    for path in ("in.mkv", name):
+        with av.open(path) as made:
+            times = [
+                (one["start"] * one["time_base"], one["end"] * one["time_base"], one["metadata"])
+                for one in made.chapters()
+            ]
+            played = [int(stream.disposition) for stream in made.streams.audio]
+            told.append((made.metadata["title"], times, played))
+    assert told[0] == told[1]
+    assert told[0][0] == "An afternoon"
+    assert told[0][1][1] == (Fraction(1, 5), Fraction(2, 5), {"title": "part 1"})
+    assert told[0][2] == [0, 9]
+
+
 def test_pictures_in_and_out(upscale: Run) -> None:
     clip_at("frames")
     assert upscale("frames", "-o", "out.mp4", "--scale", "2", "--fps", "10") == 0
@@ -204,7 +257,21 @@ def test_ctrl_c_says_that_it_can_go_on(
         assert upscale("in.mp4", "-o", "out.mp4", "--chunk", "2") == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert upscale("in.mp4", "-o", "out.mp4", "--chunk", "2") == 0
-    assert "3 of 3 stretches" not in capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert "3 of 3 stretches from before" in said
+    assert "finished before" not in said, "it has just been encoded"
+
+
+def test_an_unforeseen_error_of_one_clip_is_one_line(
+    upscale: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("unforeseen,\nover two lines")
+
+    clip_at("in.mp4")
+    monkeypatch.setattr("elevator.cli.upscale.upscale_video", broken)
+    assert upscale("in.mp4", "-o", "out.mp4") == 2
+    assert capsys.readouterr().err == "elevator: ValueError: unforeseen, over two lines\n"
 
 
 # --- folders --------------------------------------------------------------------------------------
@@ -278,6 +345,65 @@ def test_folders_that_are_refused(
     assert upscale("clips", "-o", "large") == 2
     assert said in capsys.readouterr().err
     assert not Path("large").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "option", "said"),
+    [
+        (["a.mp4", "a-compare.mp4"], "--compare", "a-compare.mp4 would be written for a"),
+        (["a.mkv", "A-Compare.avi"], "--compare", "A-Compare.mkv would be written for"),
+        (["a.mp4", "a.mkv"], "--compare", "a-compare.png would be written for a.mkv and a.mp4"),
+        (["a.mp4", "a.mkv"], "--preview", "a-preview.png would be written for a.mkv and a.mp4"),
+        (["a.mp4", "a-preview.png/"], "--preview", "a-preview.png would be written for a"),
+    ],
+)
+def test_nothing_beside_a_clip_meets_another_clip(
+    upscale: Run, capsys: pytest.CaptureFixture[str], names: list[str], option: str, said: str
+) -> None:
+    Path("clips").mkdir()
+    for name in names:
+        if name.endswith("/"):
+            clip_at("frames").rename(Path("clips", name))
+        else:
+            clip_at("in.mkv").rename(Path("clips", name))
+    assert upscale("clips", "-o", "large", option) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+    assert not Path("large").exists()
+    assert upscale("clips", "-o", "large", "--scale", "1") == 0, "alone they do not meet"
+
+
+def test_what_looks_like_a_clip_and_is_left_out_is_told(
+    upscale: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("clips/more").mkdir(parents=True)
+    clip_at("clips/more/b.mp4")
+    assert upscale("clips", "-o", "clips/large") == 2
+    told = capsys.readouterr().err
+    assert "neither videos nor pictures in clips; left out: the videos in clips/more" in told
+    clip_at("clips/a.mp4")
+    for name in ("1.png", "2.png"):
+        Image.new("RGB", (8, 8)).save(Path("clips", name))
+    for _ in range(2):  # the second time with what the first one made in it
+        assert upscale("clips", "-o", "clips/large", "--scale", "1", "--quiet") == 0
+        told = capsys.readouterr().err
+        assert told.count("\n") == 2
+        assert "left out: 1.png and 1 more beside the videos of clips" in told
+        assert "left out: the videos in clips/more" in told
+    assert os.listdir("clips/large") == ["a.mp4"]
+
+
+def test_a_folder_is_not_called_like_a_video_by_mistake(
+    upscale: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("clips").mkdir()
+    clip_at("clips/a.mp4")
+    assert upscale("clips", "-o", "x.mp4") == 2
+    assert "give -o a name without an ending, or x.mp4/" in capsys.readouterr().err
+    assert os.listdir() == ["clips"]
+    assert upscale("clips", "-o", "x.mp4/", "--scale", "1") == 0
+    assert os.listdir("x.mp4") == ["a.mp4"]
 
 
 # --- refused --------------------------------------------------------------------------------------
@@ -354,6 +480,10 @@ REFUSED = [
     (["in.mp4", "-o", "out.mp4", "--method", "magic"], "invalid choice: 'magic'"),
     (["in.mp4", "-o", "out.mp4", "--scale", "2000"], "larger than the 88 million pixels"),
     (["in.mp4"], "the following arguments are required: -o/--out"),
+    (["in.mp4", "-o", "out.mp4", "--fps", "12"], "a video has times of its own: drop --fps"),
+    (["", "-o", "out.mp4"], "the name given as clip is empty"),
+    (["in.mp4", "-o", ""], "the name given as -o is empty"),
+    (["in.mp4", "-o", "out.mp4", "--method", "diffusion", "--pipe", "zoo:none"], "zoo:none"),
 ]
 
 
@@ -369,10 +499,40 @@ def test_refusals(
     assert os.listdir() == ["in.mp4"]
 
 
+def test_a_comparison_is_not_written_over_the_clip(
+    upscale: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(*_: object, **__: object) -> None:
+        raise AssertionError("before any work")
+
+    clip_at("cl-compare.mp4")
+    before = Path("cl-compare.mp4").read_bytes()
+    monkeypatch.setattr("elevator.cli.upscale.upscale_video", work)
+    assert upscale("cl-compare.mp4", "-o", "cl.mp4", "--compare") == 2
+    assert "cl-compare.mp4 would lie beside cl.mp4, and is the clip" in capsys.readouterr().err
+    Image.new("RGB", (8, 8)).save("one-preview.png")
+    assert upscale("one-preview.png", "-o", "one", "--preview") == 2
+    assert "and is the clip itself" in capsys.readouterr().err
+    assert Path("cl-compare.mp4").read_bytes() == before
+    assert sorted(os.listdir()) == ["cl-compare.mp4", "one-preview.png"]
+
+
+def test_a_comparison_that_cannot_be_written_is_told_before_any_work(
+    upscale: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip_at("in.mp4")
+    Path("o-compare").mkdir()
+    Path("o-compare/letter.txt").write_text("to keep")
+    assert upscale("in.mp4", "-o", "o", "--compare") == 2
+    assert "it exists and holds other things" in capsys.readouterr().err
+    assert not Path("o").exists()
+
+
 VALUES = {
     **{"tile": "64", "device": "cpu", "pipe": "x", "prompt": "x", "caption": "x", "negative": "x"},
     **{"preset": "aigc", "noise_level": "20", "guidance": "6", "steps": "2", "propagate": "none"},
     **{"window": "8", "overlap": "2", "colour": "adain", "seed": "1", "dtype": "fp32"},
+    **{"strength": "0.5"},
 }
 
 
@@ -462,14 +622,61 @@ def test_pipelines_taken_frame_by_frame(upscale: Run, pipes: Path, pipe: str) ->
     given = ["--steps", "4", "--window", "2", "--overlap", "1", "--prompt", "a", "--guidance", "2"]
     given += ["--scale", "2"] if pipe == "still" else ["--noise-level", "20"]
     common = ["in.mp4", "-o", "out", "--pipe", pipes / pipe]  # which means diffusion
-    assert upscale(*common, "--device", "cpu", *given, method=None) == 0
+    common += ["--device", "cpu", *given]
+    assert upscale(*common, method=None) == 0
     assert size_of("out")[0] == 3
+    if pipe == "still":
+        before = Path("out/0001.png").read_bytes()
+        assert upscale(*common, "--strength", "1", method=None) == 0
+        assert Path("out/0001.png").read_bytes() != before
+
+
+def test_a_small_tile_brings_an_overlap_that_fits(upscale: Run, pipes: Path) -> None:
+    clip_at("in.mp4", 2, 24, 48)
+    common = ["in.mp4", "--pipe", pipes / "clips", "--steps", "1", "--device", "cpu"]
+    common += ["--propagate", "none"]
+    assert upscale(*common, "-o", "out", "--tile", "32", method=None) == 0
+    assert size_of("out")[0] == 2
+
+
+def test_a_pipeline_of_the_zoo(upscale: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from elevator import zoo
+    from elevator.errors import CheckpointError
+
+    asked = []
+
+    def load(source: str, **_: object) -> None:
+        asked.append(source)
+        raise CheckpointError("far enough")
+
+    clip_at("in.mp4")
+    monkeypatch.setattr("elevator.pipelines.upscalers.load_upscaler", load)
+    common = ["in.mp4", "-o", "out.mp4", "--device", "cpu", "--pipe"]
+    for name in ("zoo:t2i", "elsewhere"):
+        assert upscale(*common, name, method=None) == 2
+    assert asked == [str(zoo.path("t2i")), "elsewhere"]
+
+
+def test_training_starts_from_the_zoo_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from elevator import zoo
+
+    asked = []
+    monkeypatch.setattr(
+        "elevator.zoo.own_clips.train_temporal",
+        lambda *_, model, **__: asked.append(model) or Path("trained"),
+    )
+    for name in ("zoo:t2i", "elsewhere"):
+        assert main(["train", "temporal", "--data", "clips", "--model", name]) == 0
+    assert main(["train", "temporal", "--data", "clips"]) == 0
+    assert asked == [str(zoo.path("t2i")), "elsewhere", None]
 
 
 @pytest.mark.parametrize(
     ("pipe", "given", "said"),
     [
         ("clips", ["--scale", "9"], "times as large, not 9; drop --scale"),
+        ("clips", ["--strength", "0.5"], "--strength means nothing to a VideoUpscalePipeline"),
+        ("upscaler", ["--strength", "0.5"], "--strength means nothing to a StableDiffusionUpscale"),
         ("upscaler", ["--colour", "adain"], "--colour means nothing to a StableDiffusionUpscale"),
         ("still", ["--noise-level", "5"], "--noise-level means nothing to a StableDiffusionImg2"),
         ("clips", ["--preset", "new"], "preset 'new' is unknown; choose one of"),

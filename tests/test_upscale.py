@@ -113,6 +113,14 @@ def test_tiles_leave_no_seam(tile: int) -> None:
     torch.testing.assert_close(made(clip, 0), whole, atol=2e-6, rtol=0)
 
 
+def test_bands_are_the_rows_of_the_frames_that_are_asked_for() -> None:
+    made = Regression(network(), "abc", tile=16)
+    clip = frames_of(5, 40, 31)
+    bands = [*made.bands(clip, 0, slice(1, 3))]
+    assert max(band.shape[2] for band in bands) <= 2 * 16
+    assert torch.equal(torch.cat(bands, 2), made(clip, 0)[1:3])
+
+
 def test_a_network_from_its_folder(tmp_path: Path) -> None:
     network(seed=1).save_pretrained(tmp_path / "one")
     network(seed=2).save_pretrained(tmp_path / "other")

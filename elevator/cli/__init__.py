@@ -147,7 +147,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     )
     add = temporal.add_argument
     add("--data", required=True, metavar="DIR", help="clips; NAME.txt is NAME.mp4's caption")
-    add("--model", metavar="DIR", help="pipeline to start from (default: zoo:upscaler)")
+    add("--model", metavar="DIR|zoo:NAME", help="to start from (default: zoo:upscaler)")
     add("--out", default="trained", metavar="DIR", help="(default: ./trained)")
     add("--steps", type=count, default=2000, help="steps in all (default: 2000)")
     add("--batch", type=count, default=1, help="clips a step and process (default: 1)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from elevator.video.reader import open_video
 from elevator.video.sheet import contact_sheet, evenly
 from elevator.video.writer import create_video
 
-__all__ = ["compare", "preview_target", "targets"]
+__all__ = ["asked_for", "compare", "preview_target", "targets"]
 
 _SHOWN = 6  # frames in the contact sheet
 _CRF = 12
@@ -32,6 +33,14 @@ def targets(out: str) -> tuple[str, str]:
 def preview_target(out: str) -> str:
     """Where the contact sheet goes that shows how far a run is: next to `out`."""
     return str(Path(out).with_name(f"{_stem(out)[0]}-preview.png"))
+
+
+def asked_for(out: str, given: argparse.Namespace) -> list[str]:
+    """Where all goes that a command line wants next to `out`."""
+    return [
+        *(targets(out) if given.compare else ()),
+        *([preview_target(out)] if given.preview else ()),
+    ]
 
 
 def _stem(out: str) -> tuple[str, bool]:

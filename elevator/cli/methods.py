@@ -14,6 +14,7 @@ import torch
 from elevator import zoo
 from elevator.cli.doctor import require_device
 from elevator.cli.machine import be_repeatable
+from elevator.cli.record import resolve
 from elevator.errors import CheckError, CheckpointError
 from elevator.upscale import Bicubic, Lanczos, Regression, Upscaler
 
@@ -104,8 +105,15 @@ _OF_FRAMES = {
     **{name: name for name in ("negative", "guidance", "noise_level", "steps", "propagate")},
     "window": "chunk",
     "overlap": "overlap",
+    "strength": "strength",
 }
 """Options of pipelines taken frame by frame, and their names of them."""
+
+
+_ALWAYS = {"pipe", "prompt", "caption", "seed", "device", "dtype"}
+"""Options of both."""
+_REFINING = "give an image-to-image pipeline as --pipe"
+_TILE_OVERLAP = 64  # pixels, or a quarter of smaller tiles
 
 
 def _diffusion(given: argparse.Namespace) -> Upscaler:
@@ -115,7 +123,7 @@ def _diffusion(given: argparse.Namespace) -> Upscaler:
     if given.preset is not None:
         upscale_preset_for(given.preset)  # raises for a name that is none
     prompt, device = _prompt(given), _device(given)
-    source = given.pipe or str(_builtin("upscaler"))
+    source = resolve(given.pipe) if given.pipe else str(_builtin("upscaler"))
     dtype = given.dtype or ("fp16" if device.type == "cuda" else "fp32")
     made = load_upscaler(source, device=device, dtype=_DTYPES[dtype])
     of_clips = isinstance(made, ClipUpscaler)
@@ -124,7 +132,11 @@ def _diffusion(given: argparse.Namespace) -> Upscaler:
         more["prompt"] = prompt
     if isinstance(made, ClipUpscaler):
         made.pipeline.set_progress_bar_config(disable=True)
+        if given.strength is not None:
+            raise _useless("strength", f"a {type(made.pipeline).__name__}", _REFINING)
         more["settings"] = dict(_named(given, _OF_CLIPS))
+        if given.tile is not None:
+            more["settings"]["tile_overlap"] = min(_TILE_OVERLAP, given.tile // 4)
     else:
         _require_fitting(given, made)
         more |= dict(_named(given, _OF_FRAMES))
@@ -168,6 +180,8 @@ def _require_fitting(given: argparse.Namespace, made: PipelineUpscaler) -> None:
             continue
         if option not in _OF_FRAMES or (option == "noise_level" and made.refines):
             raise _useless(option, f"a {kind}", "give an upscaler of clips as --pipe")
+    if given.strength is not None and not made.refines:
+        raise _useless("strength", f"a {kind}", _REFINING)
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -178,7 +192,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             Method(
                 "diffusion",
                 _diffusion,
-                frozenset({*_OF_CLIPS, "pipe", "prompt", "caption", "seed", "device", "dtype"}),
+                frozenset({*_OF_CLIPS, *_OF_FRAMES, *_ALWAYS}),
             ),
             Method("lanczos", lambda given: Lanczos(given.scale or _SCALE)),
             Method("bicubic", lambda given: Bicubic(given.scale or _SCALE)),

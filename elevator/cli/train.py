@@ -7,6 +7,7 @@ import os
 import sys
 
 from elevator.cli.doctor import require_device
+from elevator.cli.record import resolve
 
 __all__ = ["run"]
 
@@ -17,6 +18,7 @@ def run(given: argparse.Namespace) -> int:
 
     from elevator.zoo.own_clips import train_temporal
 
+    model = None if given.model is None else resolve(given.model)
     if given.device is not None:
         require_device(given.device)
     processes = int(os.environ.get("WORLD_SIZE", "1"))  # of torchrun or accelerate launch
@@ -26,7 +28,7 @@ def run(given: argparse.Namespace) -> int:
         folder = train_temporal(
             given.data,
             given.out,
-            model=given.model,
+            model=model,
             steps=given.steps,
             batch=given.batch,
             frames=given.frames,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from elevator.cli.kinds import count, crf, indices, number, positive, seed
+from elevator.cli.kinds import count, crf, indices, number, positive, seed, share
 
 __all__ = ["add_upscale"]
 
@@ -67,7 +67,8 @@ def add_upscale(commands: Any) -> None:
         "--chunk",
         type=count,
         metavar="N",
-        help="frames held in memory at once (default: 32, fewer if large)",
+        help="frames held in memory at once (default: 32, or as many as make 1 GiB, but twice as "
+        "many as two stretches share)",
     )
     files.add_argument(
         "--resume",
@@ -92,13 +93,18 @@ def _add_diffusion(group: Any) -> None:
         "--pipe",
         metavar="PATH|ID",
         help="an upscaler of clips, or any image upscaler or image-to-image pipeline, which is "
-        "taken frame by frame (default: zoo:upscaler)",
+        "taken frame by frame: a folder, hub id or zoo:NAME (default: zoo:upscaler)",
     )
     add("--prompt", metavar="TEXT", help="what the clip shows")
     add("--caption", metavar="FILE", help="a text file that says it, instead of --prompt")
     add("--negative", metavar="TEXT", help="what to avoid")
     add("--preset", help="aigc, old-video, old-movie or animation (default: the pipeline's own)")
     add("--noise-level", type=seed, metavar="N", help="0 to 350: more is more made up")
+    add(
+        "--strength",
+        type=share,
+        help="of an image-to-image pipeline, above 0 to 1: more is more made up (default: 0.3)",
+    )
     add("--guidance", type=number, help="how much the prompt counts; 1 or less: not at all")
     add("--steps", type=count, help="sampling steps (default: the preset's)")
     add(

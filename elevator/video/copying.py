@@ -1,4 +1,4 @@
-"""Sound and subtitles carried from one file to another as they are coded, in step with frames."""
+"""Sound, subtitles, chapters and title carried from one file to another, in step with frames."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from elevator.video.clip import Clip, Track
-from elevator.video.stream import opened
+from elevator.video.stream import StreamClip, opened
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -25,6 +25,9 @@ _KINDS = {"audio": "sound", "subtitle": "subtitles"}
 
 class Copy:
     """The tracks of a clip that another file can take, fed to it no further than its frames.
+
+    Tracks stay as they are coded, with what tells which of them is played; title and chapters go
+    along.
 
     Args:
         clip: whose tracks.
@@ -43,9 +46,12 @@ class Copy:
         self._stack = ExitStack()
         self._packets: Iterator[Packet[Any]] = iter(())
         self._streams: dict[int, Stream] = {}
-        if not clip.tracks:
+        if not isinstance(clip, StreamClip):  # pictures have none of it
             return
         source = self._stack.enter_context(opened(clip.path))
+        if "title" in source.metadata:
+            container.metadata["title"] = source.metadata["title"]
+        container.set_chapters([_moved(one, clip.offset) for one in source.chapters()])
         for track in clip.tracks:
             stream = source.streams[track.stream]
             if _takes(form, stream):
@@ -53,6 +59,7 @@ class Copy:
                 for key in ("language", "title"):
                     if key in stream.metadata:
                         made.metadata[key] = stream.metadata[key]
+                made.disposition = stream.disposition
                 self._streams[track.stream] = made
             else:
                 self.notes.append(_refusal(track, form, stream))
@@ -97,6 +104,13 @@ class Copy:
         packet.dts = packet.pts if packet.dts is None else packet.dts - shift
         packet.stream = self._streams[packet.stream.index]
         self._container.mux(packet)
+
+
+def _moved(chapter: Any, offset: Fraction) -> Any:
+    """A chapter by a clock that starts with the clip."""
+    shift = round(offset / chapter["time_base"])
+    start, end = (max(0, chapter[side] - shift) for side in ("start", "end"))
+    return {**chapter, "start": start, "end": end}
 
 
 def _takes(form: str, stream: Stream) -> bool:

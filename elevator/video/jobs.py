@@ -43,7 +43,7 @@ Stage: TypeAlias = Literal["counting", "upscaling", "encoding"]
 
 CHUNK = 32
 """Frames of a stretch, where they are small enough."""
-_ROOM = 2**30  # bytes of floats that a stretch makes, at the most
+_ROOM = 2**30  # bytes of floats that a stretch of more than the fewest frames makes, at the most
 _PIXELS = 88_000_000  # of a frame: FFV1 gives frames of 88 million back, of 112 million not
 _FORM = 1  # of what lies in a run's folder
 
@@ -75,6 +75,7 @@ class Done(NamedTuple):
         computed: stretches made by this run.
         reused: stretches found finished.
         damage: what of the clip could not be read, a sentence each; the rest was made larger.
+        found: whether the target itself was finished before, so that nothing was done.
     """
 
     frames: int
@@ -83,6 +84,7 @@ class Done(NamedTuple):
     computed: int
     reused: int
     damage: tuple[str, ...]
+    found: bool = False
 
 
 def upscale_video(
@@ -110,7 +112,7 @@ def upscale_video(
             when it changes.
         rate: frames a second of a folder of pictures, 24 without.
         chunk: frames of a stretch, more than the upscaler has stretches share; by default `CHUNK`,
-            or fewer, so that a stretch takes about 1 GiB.
+            or as many as are 1 GiB of floats, but at least twice as many as stretches share.
         resume: False removes what earlier runs for this target have kept.
         keep: remember that it is done, until `forget`: the same call then does nothing.
         watcher: is told how it goes.
@@ -154,7 +156,7 @@ def upscale_video(
             made = Done(count, width, height, 0, len(plan), damage)
             done = folder / "done.json"
             if done.exists() and _read(done) == _finished(Path(target), crf):
-                return made
+                return made._replace(found=True)
             parts = Parts(folder)
             encoding = folder / "encoding"
             shutil.rmtree(encoding, ignore_errors=True)
@@ -284,7 +286,7 @@ def _make(
         keep = slice(kept[index].start - first, kept[index].stop - first)
         made = larger(given, first, keep, upscaler, clip.depth)
         parts.write(index, made)
-        told.finished(kept[index].start, given[keep], made)
+        told.finished(kept[index].start, given[keep], list(made))
         told.progress("upscaling", _frames_without(plan, missing[place:]), count)
 
 

@@ -40,18 +40,18 @@ class Parts:
         """Whether a part is there, byte for byte as it was written."""
         return self._find(index) is not None
 
-    def write(self, index: int, frames: Sequence[NDArray[Any]]) -> None:
+    def write(self, index: int, frames: NDArray[Any] | Sequence[NDArray[Any]]) -> None:
         """Store a part; it is there once this returns.
 
         Args:
             index: its place among the parts, >= 0.
-            frames: (H, W, C) of uint8 or uint16, at least one.
+            frames: (H, W, C) of uint8 or uint16, at least one; an array is not copied.
 
         Raises:
             VideoError: it cannot be written, such as for want of room.
         """
         aside = self.folder / f"{_ASIDE}.mkv"
-        write_frames(aside, np.stack(frames))
+        write_frames(aside, frames if isinstance(frames, np.ndarray) else np.stack(frames))
         with _kept(self.folder):
             _settle(aside, self.folder / f"{index:06d}.{_digest(aside)}.mkv")
 

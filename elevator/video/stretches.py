@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
 from elevator.errors import ElevatorError
-from elevator.upscale import Bicubic, Upscaler
+from elevator.upscale import Banded, Bicubic, Upscaler
 from elevator.video.clip import Clip, Frame
 from elevator.video.io import VideoError
 from elevator.video.pixels import as_float, as_pixels
@@ -66,23 +67,38 @@ def following(source: Iterator[Frame], clip: Clip) -> Frame:
 
 def larger(
     frames: Sequence[Pixels], first_frame: int, keep: slice, upscaler: Upscaler, depth: int
-) -> list[Pixels]:
+) -> NDArray[Any]:
     """Frames (H, W, 3) made larger; how opaque they are, where they say so, by interpolation.
 
     Args:
         frames: of a stretch.
         first_frame: the index of the first of them in the whole clip.
         keep: those that are asked for.
-        upscaler: how.
+        upscaler: how; one that gives bands takes no more memory than a band of them.
         depth: bits of a channel of the result; uint8 for 8, else uint16.
+
+    Returns:
+        (F, H, W, C).
 
     Raises:
         ElevatorError: not enough memory, or the upscaler gave another shape.
     """
     given = as_float(np.stack(frames))
-    count, _, height, width = given.shape
+    count, channels, height, width = given.shape
+    wanted = (count, 3, upscaler.scale * height, upscaler.scale * width)
+    kind = np.uint8 if depth == 8 else np.uint16
     try:
-        made = upscaler(given[:, :3], first_frame)
+        made = np.empty((len(frames[keep]), *wanted[2:], channels), kind)
+        if isinstance(upscaler, Banded):
+            _fill(made, upscaler.bands(given[:, :3], first_frame, keep), depth)
+        else:
+            whole = upscaler(given[:, :3], first_frame)
+            if whole.shape != wanted:
+                raise ElevatorError(
+                    f"{type(upscaler).__name__} gave frames of shape {tuple(whole.shape)}, "
+                    f"not {wanted}"
+                )
+            _fill(made, [whole[keep]], depth)
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and "allocate" not in str(error):
             raise
@@ -90,18 +106,20 @@ def larger(
             f"not enough memory for {count} frames of {width}x{height} at once; "
             "give a smaller --chunk, or smaller tiles"
         ) from error
-    wanted = (count, 3, upscaler.scale * height, upscaler.scale * width)
-    if made.shape != wanted:
-        raise ElevatorError(
-            f"{type(upscaler).__name__} gave frames of shape {tuple(made.shape)}, not {wanted}"
-        )
-    pixels = []
-    for colours, alpha in zip(made[keep], given[keep, 3:], strict=True):
-        if len(alpha):
-            clear = Bicubic(upscaler.scale)(alpha.expand(3, -1, -1)[None], 0)[0, :1]
-            colours = torch.cat([colours, clear.to(colours)])
-        pixels.append(as_pixels(colours[None], depth)[0])
-    return pixels
+    for place, alpha in enumerate(given[keep, 3:] if channels == 4 else ()):
+        clear = Bicubic(upscaler.scale)(alpha.expand(3, -1, -1)[None], 0)[:, :1]
+        made[place, ..., 3:] = as_pixels(clear, depth)[0]
+    return made
+
+
+def _fill(made: NDArray[Any], bands: Iterable[Float[Tensor, "f 3 rows w"]], depth: int) -> None:
+    """Write the colours of frames, row by row from the top and frame by frame."""
+    top = 0
+    for band in bands:
+        bottom = top + band.shape[2]
+        for place, rows in enumerate(band):
+            made[place, top:bottom, :, :3] = as_pixels(rows[None], depth)[0]
+        top = bottom
 
 
 def crossfaded(stored: Iterable[Iterable[Pixels]], plan: Sequence[range]) -> Iterator[Pixels]:

@@ -72,8 +72,8 @@ def create_video(
 
     It has as many frames as are written, at their times, of exactly the size asked for. What it
     takes from `like`: the unit of time, rate, depth, alpha, shape of pixels and colour labels;
-    and sound and subtitles, copied as they are coded where the kind of file can hold them. The
-    same frames make the same bytes.
+    and sound and subtitles, copied as they are coded where the kind of file can hold them, with
+    title and chapters. The same frames make the same bytes.
 
     Args:
         path: `.mp4`, `.mkv`, `.mov` or `.webm`, or a folder (no ending, or a `/` at the end).

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+import elevator
 from elevator.errors import CheckError, ElevatorError
 from elevator.upscale import Bicubic, Upscaler
 from elevator.video import jobs
@@ -154,6 +155,28 @@ def test_stretches_are_cross_faded(clip: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(made[index], frame, atol=1.01 / 255, rtol=0)
 
 
+class Bands(Drifting):
+    """Gives the same band by band, and not whole."""
+
+    reach, fade = 1, 0
+    rows = (1, 7, 16)
+
+    def __call__(self, frames: Tensor, first_frame: int) -> Tensor:
+        raise RuntimeError("the whole stretch at once")
+
+    def bands(self, frames: Tensor, first_frame: int, keep: slice) -> Iterator[Tensor]:
+        yield from Bicubic(2)(frames, first_frame)[keep].split(self.rows, 2)
+
+
+def test_bands_make_the_same_as_the_whole(clip: Path, tmp_path: Path) -> None:
+    """No more than a band is held as floats."""
+    for upscaler in (Bicubic(2), Bands()):
+        upscale_video(clip, tmp_path / type(upscaler).__name__, upscaler, chunk=4)
+    made = pixels_of(tmp_path / "Bands")
+    assert np.array_equal(made, pixels_of(tmp_path / "Bicubic"))
+    assert made.shape == (9, 24, 32, 3)
+
+
 def test_alpha_and_sixteen_bits_are_kept(tmp_path: Path) -> None:
     frames = tmp_path / "frames"
     colours = [picture(index).astype(np.uint16) * 200 for index in range(3)]
@@ -242,10 +265,26 @@ def test_changed_code_never_meets_old_stretches(
     assert upscale_video(clip, tmp_path / "out.mp4", Drifting(), chunk=4).reused == 0
 
 
-def test_the_code_is_all_of_the_package() -> None:
+def test_the_code_is_all_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its hash changes with any file; the links of a checkout are followed."""
-    assert len(jobs._code()["elevator"]) == 64
-    assert {"torch", "av"} <= jobs._code().keys()
+    package, linked = tmp_path / "package", tmp_path / "filters"
+    files = [package / "__init__.py", package / "video/jobs.py", linked / "deep/flow.py"]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+    (package / "filters").symlink_to(linked)
+    (package / "samplers").mkdir()
+    monkeypatch.setattr(elevator, "__file__", str(files[0]))
+    seen = []
+    for file in (None, *files):
+        if file is not None:
+            file.write_text("changed")
+        jobs._code.cache_clear()
+        seen.append(jobs._code()["elevator"])
+    others = jobs._code().keys()
+    jobs._code.cache_clear()  # what is computed from here on is of the true package
+    assert len({*seen}) == 4
+    assert {"torch", "av"} <= others
 
 
 def test_a_crf_needs_no_new_stretches(clip: Path, tmp_path: Path) -> None:
@@ -270,7 +309,8 @@ def test_what_is_done_is_remembered_until_it_is_forgotten(clip: Path, tmp_path: 
     first = upscale_video(clip, out, Drifting(), chunk=4, keep=True)
     again = Drifting()
     done = upscale_video(clip, out, again, chunk=4, keep=True)
-    assert (done.computed, done.reused) == (0, first.computed)
+    assert (done.computed, done.reused, done.found) == (0, first.computed, True)
+    assert not first.found
     assert again.seen == []
     out.write_bytes(b"changed")
     assert upscale_video(clip, out, again, chunk=4, keep=True).computed == 4
