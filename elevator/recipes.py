@@ -226,7 +226,10 @@ UPSCALE_PRESETS: dict[str, UpscalePreset] = {
     "world": UpscalePreset(noise_level=20, guidance=1.0, steps=10),
 }
 """Upscale-A-Video's published settings, by the footage they were made for; `animation` is meant
-with the conditioned autoencoder. `world` is for the built-in upscaler."""
+with the conditioned autoencoder, which the published tree holds beside the plain one: ask for it
+with `VideoUpscalePipeline.from_published(tree, video_vae=True)`, or with
+`elevator.pipelines.upscalers.load_upscaler(tree, video_vae=True)`. `world` is for the built-in
+upscaler."""
 
 
 def upscale_preset_for(name: str | UpscalePreset) -> UpscalePreset:

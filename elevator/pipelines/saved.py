@@ -16,7 +16,7 @@ def load_saved(
     name: str,
     load: Callable[..., Any],
     source: str | Path,
-    dtype: torch.dtype,
+    dtype: torch.dtype | dict[str, torch.dtype],
     hub: dict[str, Any],
     instead: str,
 ) -> Any:
@@ -26,7 +26,7 @@ def load_saved(
         name: the pipeline's class.
         load: diffusers' own `from_pretrained`, bound to it.
         source: the folder, or a hub id.
-        dtype: of the weights.
+        dtype: of the weights; or of each part by its name, of others as `default`.
         hub: passed on to it.
         instead: what to give where the source is something else.
 

@@ -11,11 +11,13 @@ from einops import rearrange
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
+from torch.overrides import TorchFunctionMode
 
 from elevator.errors import CheckError
 from elevator.filters import Flow
 from elevator.latent import Latent
-from elevator.noise import Key
+from elevator.noise import Key, Noise
 from elevator.pipelines.arguments import given_or
 from elevator.pipelines.views import Views
 from elevator.video.io import as_bytes
@@ -30,9 +32,12 @@ from elevator.video.windows import (
 
 __all__ = [
     "DECODED",
+    "SMALLEST",
     "Clip",
     "PublishedNoise",
+    "SolverNoise",
     "UpscaleCall",
+    "at_least",
     "cut_flow",
     "pixels",
     "scaled_tile",
@@ -46,6 +51,10 @@ MOST_NOISE = 350
 """Highest noise level that Upscale-A-Video's script takes."""
 DECODED = 3
 """Frames decoded at once: those the published autoencoders' norms span."""
+SMALLEST = 2
+"""Least side the networks are given: a norm of one channel has no spread over a single pixel."""
+_FARTHEST = 2.0
+"""Beyond this, numbers are no overshoot of [-1, 1] but of another scale."""
 TILE = 320
 """Pixels along a side of a tile, where nobody says: what the published tiles see, 256 and 64."""
 
@@ -166,18 +175,68 @@ class PublishedNoise:
         return torch.randn(tuple(shape), generator=self.generator, device=own).to(device)
 
 
+class SolverNoise(TorchFunctionMode):
+    """Within it, what a solver draws from `generator` is noise by seed, step and absolute frame.
+
+    Solvers of diffusers that draw noise at every step are told a generator only, of which they draw
+    all clips and frames in a row: a clip beside another, or a stretch from the middle of a clip,
+    would get other noise than by itself. Draws from other generators, such as a hook's within the
+    step, stay as they are.
+
+    Args:
+        noise: where to draw from instead.
+        first_frame: absolute index of the first frame.
+
+    Attributes:
+        generator: to be told to the solver; it is never drawn from.
+        step: index of the sampling step.
+    """
+
+    def __init__(self, noise: Noise, first_frame: int) -> None:
+        super().__init__()
+        self.noise, self.first_frame = noise, first_frame
+        self.generator = torch.Generator()
+        self.step = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not torch.randn or kwargs.get("generator") is not self.generator:
+            return func(*args, **kwargs)
+        device = torch.device(kwargs.get("device") or "cpu")
+        key = Key(self.step, (), "solver", self.first_frame)
+        return self.noise(key, tuple(args[0]), device).to(kwargs.get("dtype") or torch.float32)
+
+
+def at_least(clip: Float[Tensor, "b c f h w"], side: int) -> Float[Tensor, "b c f y x"]:
+    """A clip with its last rows and columns repeated where it has fewer than `side`."""
+    below, right = (max(0, side - size) for size in clip.shape[-2:])
+    # Padding with nothing would be a copy.
+    return pad(clip, (0, right, 0, below, 0, 0), mode="replicate") if below or right else clip
+
+
 def pixels(frames: Clip) -> Float[Tensor, "b 3 f h w"]:
     """Frames in [-1, 1].
 
     Raises:
-        CheckError: a tensor with other axes.
+        CheckError: no frames, a tensor with other axes, or of another scale than [-1, 1].
     """
+    if not isinstance(frames, Tensor) and len(frames) == 0:
+        raise CheckError(["the clip has no frames; give one at least"])
     if isinstance(frames, Tensor):
-        if frames.ndim != 5 or frames.shape[1] != 3:
+        if frames.ndim != 5 or frames.shape[1] != 3 or 0 in frames.shape:
             raise CheckError(
                 [
                     f"frames of shape {tuple(frames.shape)} are no clip; give a tensor "
                     "(b, 3, f, h, w) in [-1, 1], PIL images, or an array (f, h, w, 3)"
+                ]
+            )
+        least, most = (float(one) for one in frames.aminmax())
+        if not (least >= -_FARTHEST and most <= _FARTHEST):
+            raise CheckError(
+                [
+                    f"frames hold numbers from {least:g} to {most:g}, but a tensor of frames is in "
+                    "[-1, 1]; divide bytes by 127.5 and take 1 away, or give them as an array "
+                    "(f, h, w, 3)"
                 ]
             )
         return frames.float()

@@ -5,7 +5,9 @@ upscaler or an image-to-image pipeline of diffusers frame by frame and holds the
 by cross-frame attention, noise that all frames share, and propagation of their clean estimates.
 """
 
+import hashlib
 import inspect
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
@@ -14,13 +16,13 @@ from typing import Any, final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
 from elevator.attach import attach, check
 from elevator.errors import CheckError, CheckpointError
 from elevator.filters import DIS, Flow, FlowEstimator
-from elevator.hosts.sources import failed, fingerprint, index_of, locate, require_weights
+from elevator.hosts.sources import failed, index_of, locate, require_weights
 from elevator.models import CrossFrameAttention
 from elevator.patch import Patch
 from elevator.pipelines.video_upscale import VideoUpscalePipeline
@@ -31,15 +33,28 @@ __all__ = ["ClipUpscaler", "PipelineUpscaler", "load_upscaler"]
 
 Source = str | PathLike[str]
 
+_UPSCALERS = {
+    "StableDiffusionUpscalePipeline": None,
+    "StableDiffusionLatentUpscalePipeline": 2,
+}
+"""Image upscalers, and how many times larger they make a picture; None: their autoencoder's factor.
+
+A list, since other pipelines that take an image, such as those that edit one, look the same."""
+_NEEDS_MORE = ("mask_image", "control_image", "image_2")
+"""Pictures beside the first one that some pipelines with a `strength` cannot do without."""
+
 
 @final
 @dataclass(frozen=True)
 class ClipUpscaler:
     """Stretches of a clip by `VideoUpscalePipeline`, noise by absolute frame.
 
+    Text is encoded once, for the first stretch. Flow is estimated once a stretch, before its first
+    step, on which all of them would wait: beside them it is a fraction of one.
+
     Attributes:
         pipeline: where its networks lie is where they compute.
-        weights: SHA-256 of its weights.
+        weights: SHA-256 of its weights; taken when asked for its identity where it is empty.
         prompt: what the clip shows.
         settings: further arguments of the pipeline's call, such as `noise_level`, `propagate`,
             `colour` or `tile`.
@@ -55,6 +70,7 @@ class ClipUpscaler:
     flow: FlowEstimator = field(default_factory=DIS)
     seed: int = 0
     fade: int = 4
+    _text: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def scale(self) -> int:
@@ -75,17 +91,32 @@ class ClipUpscaler:
             generator=torch.Generator().manual_seed(self.seed),
             output_type="pt",
             return_dict=False,
-            **self.settings,
+            **{**self.settings, **self._encoded()},
         )
         return made[0][0].to(frames)
+
+    def _encoded(self) -> Mapping[str, Tensor]:
+        """The prompts as embeddings, where they were not given as such."""
+        told = self.settings
+        if told.get("prompt_embeds") is not None or told.get("negative_prompt_embeds") is not None:
+            return {}
+        if not self._text:
+            names = {"negative_prompt", "guidance_scale", "preset"} & told.keys()
+            rows, against = self.pipeline.encode_prompts(
+                self.prompt, **{name: told[name] for name in names}
+            )
+            self._text["prompt_embeds"] = rows
+            if against is not None:
+                self._text["negative_prompt_embeds"] = against
+        return self._text
 
     def identity(self) -> Mapping[str, object]:
         preset = upscale_preset_for(self.settings.get("preset") or self.pipeline.config.preset)
         return {
             "method": "diffusion",
             "scale": self.scale,
-            "weights": self.weights,
-            "scheduler": _plain(self.pipeline.scheduler.config),
+            "weights": self.weights or _fingerprint(self.pipeline),
+            "parts": _parts(self.pipeline),
             "preset": repr(preset),
             "prompt": self.prompt,
             "settings": {name: repr(value) for name, value in sorted(self.settings.items())},
@@ -101,12 +132,13 @@ class ClipUpscaler:
 class PipelineUpscaler:
     """Frames by any image upscaler or image-to-image pipeline of diffusers, held together.
 
-    An upscaler, such as `StableDiffusionUpscalePipeline`, takes the frames as they are. An
-    image-to-image pipeline takes them enlarged `enlarge` times by bicubic interpolation.
+    An upscaler, `StableDiffusionUpscalePipeline` or `StableDiffusionLatentUpscalePipeline`, takes
+    the frames as they are. An image-to-image pipeline, told by its `strength`, takes them enlarged
+    `enlarge` times by bicubic interpolation.
 
     Attributes:
         pipeline: the frames are its batch.
-        weights: SHA-256 of its weights.
+        weights: SHA-256 of its weights; taken when asked for its identity where it is empty.
         prompt: what the clip shows.
         negative: what to avoid.
         steps: num_inference_steps.
@@ -115,7 +147,7 @@ class PipelineUpscaler:
         strength: of image-to-image, in (0, 1]: how much is made up.
         enlarge: how many times larger image-to-image makes frames.
         propagate: loop indices of propagation, 0 (noisiest) to `steps` - 1; None for late ones, ()
-            for none.
+            for none. Image-to-image runs only the last `strength` of its steps.
         flow: estimator for propagation.
         inflate: let frames attend to the first of their chunk.
         shared: all frames get the same noise; False: each its own, by absolute frame.
@@ -124,8 +156,8 @@ class PipelineUpscaler:
         seed: of all noise.
 
     Raises:
-        CheckError: a pipeline that takes no image, a number out of range, or a hook that its
-            scheduler or network cannot have.
+        CheckError: a pipeline that is neither kind, a number out of range, image-to-image without
+            a step to run, or a hook that its scheduler or network cannot have.
     """
 
     pipeline: Any
@@ -153,6 +185,17 @@ class PipelineUpscaler:
                 f"{type(self.pipeline).__name__} takes no image; give an image upscaler or an "
                 "image-to-image pipeline (AutoPipelineForImage2Image.from_pipe makes one)"
             )
+        elif getattr(self.pipeline, "vae", None) is None:
+            problems.append(
+                f"{type(self.pipeline).__name__} has no autoencoder, whose latents are sampled; "
+                "give a latent image upscaler or image-to-image pipeline"
+            )
+        elif not self.refines and _kind(self.pipeline) is None:
+            problems.append(
+                f"{type(self.pipeline).__name__} takes an image, but neither enlarges it nor goes "
+                f"over it alone with a strength; give {' or '.join(_UPSCALERS)}, or an "
+                "image-to-image pipeline"
+            )
         if not 0 <= self.overlap < self.chunk:
             problems.append(
                 f"chunks of {self.chunk} frames cannot share {self.overlap}; give overlap from 0 "
@@ -162,11 +205,44 @@ class PipelineUpscaler:
             problems.append(f"enlarge is {self.enlarge}, but must be at least 1")
         if not 0 < self.strength <= 1:
             problems.append(f"strength is {self.strength}, but must be above 0 and at most 1")
+        trained = self.pipeline.scheduler.config.get("num_train_timesteps", self.steps)
+        if not 1 <= self.steps <= trained:
+            problems.append(f"steps is {self.steps}, but must be from 1 to {trained}")
+        if not problems and self.refines:
+            problems += self._unreached()
         if not problems:
             hook = upscale_a_video(_still(self.chunk), self._indices).hook
             problems += check(self.pipeline, hook, self._patches, self.chunk, steps=self.steps)
         if problems:
             raise CheckError(problems)
+
+    def _unreached(self) -> Iterator[str]:
+        """What of an image-to-image run would be left out, as sentences."""
+        first = self._first
+        if first == self.steps:
+            least = math.ceil(1 / self.strength)
+            yield (
+                f"image-to-image runs steps x strength of its steps, and {self.steps} x "
+                f"{self.strength} is less than one; give {least} steps or more, or a strength of "
+                f"at least {math.ceil(100 / self.steps) / 100}"
+            )
+            return
+        early = sorted(index for index in self.propagate or () if 0 <= index < first)
+        if early:
+            yield (
+                f"propagate names steps {early}, but at strength {self.strength} a run of "
+                f"{self.steps} has {first} (noisiest) to {self.steps - 1} only; give later ones, "
+                "or more strength"
+            )
+
+    @property
+    def _first(self) -> int:
+        """The first step that is run."""
+        if not self.refines:
+            return 0
+        run = min(self.steps * self.strength, self.steps)
+        # Pipelines of U-Nets round what is run down; those of transformers what is left out.
+        return self.steps - int(run) if hasattr(self.pipeline, "unet") else int(self.steps - run)
 
     @property
     def _takes(self) -> Mapping[str, Any]:
@@ -175,7 +251,8 @@ class PipelineUpscaler:
     @property
     def _indices(self) -> tuple[int, ...]:
         if self.propagate is None:
-            return UPSCALE_PRESETS["aigc"].propagate_at(self.steps)
+            late = UPSCALE_PRESETS["aigc"].propagate_at(self.steps)
+            return tuple(index for index in late if index >= self._first)
         return self.propagate
 
     @property
@@ -185,11 +262,15 @@ class PipelineUpscaler:
     @property
     def refines(self) -> bool:
         """Whether the pipeline goes over frames that are enlarged already."""
-        return "strength" in self._takes
+        return "strength" in self._takes and not self._takes.keys() & {*_NEEDS_MORE}
 
     @property
     def scale(self) -> int:
-        return self.enlarge if self.refines else _factor(self.pipeline)
+        if self.refines:
+            return self.enlarge
+        kind = _kind(self.pipeline)
+        own = None if kind is None else _UPSCALERS[kind]
+        return _factor(self.pipeline) if own is None else own
 
     @property
     def reach(self) -> int:
@@ -215,8 +296,7 @@ class PipelineUpscaler:
         given = frames.float()
         if self.refines:
             given = interpolate(given, size, mode="bicubic", antialias=True).clamp(0, 1)
-        # Pipelines cut sides to multiples of their autoencoder's factor.
-        below, right = (-side % _factor(self.pipeline) for side in given.shape[2:])
+        below, right = (-side % _multiple(self.pipeline) for side in given.shape[2:])
         given = pad(given, (0, right, 0, below), mode="replicate")
         indices = self._indices if count > 1 else ()
         moves = _still(count)
@@ -255,8 +335,8 @@ class PipelineUpscaler:
             "method": "pipe",
             "pipeline": type(self.pipeline).__name__,
             "scale": self.scale,
-            "weights": self.weights,
-            "scheduler": _plain(self.pipeline.scheduler.config),
+            "weights": self.weights or _fingerprint(self.pipeline),
+            "parts": _parts(self.pipeline),
             "propagate": list(self._indices),
             "flow": _name(self.flow),
             "computed": _computed(self.pipeline),
@@ -270,6 +350,7 @@ def load_upscaler(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     hub: Mapping[str, Any] | None = None,
+    video_vae: bool | None = None,
     **settings: Any,
 ) -> ClipUpscaler | PipelineUpscaler:
     """What a folder or hub id holds, as an upscaler.
@@ -282,8 +363,11 @@ def load_upscaler(
     Args:
         source: a diffusers folder, the published tree, or a hub id.
         device: where to compute.
-        dtype: of the weights.
+        dtype: of the weights; a `ClipUpscaler`'s autoencoder stays float32.
         hub: further arguments of `from_pretrained`, such as `revision` or `cache_dir`.
+        video_vae: of the published tree, whether to take the autoencoder that is conditioned on the
+            low-resolution frames, which the preset `animation` is meant with; None is the plain
+            one. All else has the autoencoder that it was saved with.
         settings: attributes of the upscaler.
 
     Raises:
@@ -292,18 +376,31 @@ def load_upscaler(
     """
     hub, tree = dict(hub or {}), Path(source).expanduser()
     if (tree / "unet" / "unet_video_config.json").is_file():
-        published = VideoUpscalePipeline.from_published(tree, dtype=dtype).to(device)
-        return ClipUpscaler(published, _hash(tree), **settings)
+        published = VideoUpscalePipeline.from_published(
+            tree, video_vae=bool(video_vae), dtype=dtype
+        )
+        weights = _fingerprint(published)
+        return ClipUpscaler(published.to(device), weights, **settings)
+    if video_vae is not None:
+        raise CheckError(
+            [
+                f"video_vae={video_vae} chooses between the autoencoders of the published tree, "
+                f"which {source} is not; leave it out"
+            ]
+        )
     found = locate(source, "a diffusers pipeline, as a folder or hub id")
     index = index_of(found, **hub)
     if index.get("_class_name") == VideoUpscalePipeline.__name__:
-        saved = VideoUpscalePipeline.from_pretrained(found, dtype=dtype, **hub).to(device)
-        return ClipUpscaler(saved, fingerprint(source) or "", **settings)
-    pipeline = _image_pipeline(found, index, dtype, hub).to(device)
+        saved = VideoUpscalePipeline.from_pretrained(found, dtype=dtype, **hub)
+        weights = _fingerprint(saved)
+        return ClipUpscaler(saved.to(device), weights, **settings)
+    pipeline = _image_pipeline(found, index, dtype, hub)
+    weights = _fingerprint(pipeline)
+    pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     made = {"inflate": not list(CrossFrameAttention().check(_network(pipeline))), **settings}
     _make_renoisable(pipeline)
-    return PipelineUpscaler(pipeline, fingerprint(source) or "", **made)
+    return PipelineUpscaler(pipeline, weights, **made)
 
 
 def _image_pipeline(
@@ -356,24 +453,59 @@ def _network(pipeline: Any) -> Any:
 
 def _factor(pipeline: Any) -> int:
     """Pixels along a side of a latent pixel."""
-    return 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
+    levels = pipeline.vae.config.get("block_out_channels")
+    return 2 ** (len(levels) - 1) if levels else int(pipeline.vae_scale_factor)
 
 
-def _hash(root: Path) -> str:
-    """One SHA-256 over the files of the published tree, by name and content."""
-    import hashlib
+def _kind(pipeline: Any) -> str | None:
+    """Which image upscaler it is, if any, by its class or those it is derived from."""
+    names = [one.__name__ for one in type(pipeline).__mro__]
+    return next((name for name in names if name in _UPSCALERS), None)
 
+
+def _multiple(pipeline: Any) -> int:
+    """What pipelines cut or stretch the sides of a picture to multiples of."""
+    if _kind(pipeline) == "StableDiffusionLatentUpscalePipeline":
+        return 64  # its network halves the enlarged latents three times
+    processor = getattr(pipeline, "image_processor", None)
+    own = processor.config.get("vae_scale_factor") if processor is not None else None
+    return math.lcm(own or 1, _factor(pipeline))
+
+
+def _fingerprint(pipeline: Any) -> str:
+    """One SHA-256 over the weights of all networks as they were loaded, wherever from.
+
+    A hub id tells nothing of what it holds, nor a folder of which of its files were read.
+    """
     total = hashlib.sha256()
-    for path in sorted(path for path in root.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            one = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{path.relative_to(root).as_posix()} {one}\n".encode())
+    for part, network in sorted(pipeline.components.items()):
+        if not isinstance(network, nn.Module):
+            continue
+        for name, value in sorted(network.state_dict().items()):
+            total.update(f"{part}.{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            flat = value.detach().cpu().contiguous().flatten()
+            total.update(flat.view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 
+def _parts(pipeline: Any) -> dict[str, object]:
+    """Classes and configurations of the networks and schedulers of diffusers, as JSON holds them.
+
+    They change results with the same weights: how latents are scaled, how many heads there are.
+    """
+    return {
+        part: {"class": type(one).__name__, **_plain(one.config)}
+        for part, one in sorted(pipeline.components.items())
+        if isinstance(getattr(one, "config", None), Mapping)
+    }
+
+
 def _plain(config: Mapping[str, Any]) -> dict[str, object]:
-    """A scheduler's configuration, as JSON holds it."""
-    return {name: repr(value) for name, value in sorted(config.items()) if name != "_name_or_path"}
+    """A configuration, as JSON holds it, without notes on where and how it was loaded.
+
+    Those begin with an underscore; one of them lists names in another order in every process.
+    """
+    return {name: repr(value) for name, value in sorted(config.items()) if name[0] != "_"}
 
 
 def _name(flow: FlowEstimator) -> str:

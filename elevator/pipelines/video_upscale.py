@@ -34,9 +34,12 @@ from elevator.pipelines.arguments import given_or
 from elevator.pipelines.saved import load_saved
 from elevator.pipelines.upscale_call import (
     DECODED,
+    SMALLEST,
     Clip,
     PublishedNoise,
+    SolverNoise,
     UpscaleCall,
+    at_least,
     cut_flow,
     pixels,
     scaled_tile,
@@ -135,7 +138,8 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
 
         Args:
             pretrained_model_name_or_path: the folder, or a hub id.
-            dtype: of the weights.
+            dtype: of the U-Net and the text encoder; the autoencoder stays float32, as with
+                `from_published`.
             **kwargs: passed on to diffusers' `from_pretrained`.
 
         Raises:
@@ -144,9 +148,11 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
         source, load = pretrained_model_name_or_path, super().from_pretrained
         instead = (
             "give the published tree to VideoUpscalePipeline.from_published, and an image upscaler "
-            "to elevator.pipelines.frame_upscaler"
+            "to elevator.pipelines.upscalers.load_upscaler"
         )
-        return load_saved(cls.__name__, load, source, dtype, kwargs, instead)
+        # Read as it lies on disk: what was rounded to half precision once stays rounded.
+        dtypes = {"default": dtype, "vae": torch.float32}
+        return load_saved(cls.__name__, load, source, dtypes, kwargs, instead)
 
     @classmethod
     def from_published(
@@ -237,6 +243,38 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
         ).input_ids
         return self.text_encoder(ids.to(self._execution_device))[0]
 
+    @torch.no_grad()
+    def encode_prompts(
+        self,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        guidance_scale: float | None = None,
+        *,
+        preset: str | UpscalePreset | None = None,
+        clips: int = 1,
+    ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n d"] | None]:
+        """What a call with these arguments encodes, for who calls again and again.
+
+        Args:
+            prompt: as for a call.
+            negative_prompt: as for a call.
+            guidance_scale: as for a call.
+            preset: as for a call.
+            clips: how many are made at once.
+
+        Returns:
+            `prompt_embeds` and `negative_prompt_embeds`; no second ones without guidance.
+
+        Raises:
+            CheckError: there is no text encoder, or the preset is unknown.
+        """
+        numbers = upscale_preset_for(self.config.preset if preset is None else preset)
+        words, against = _words(numbers, prompt, negative_prompt)
+        rows = self.encode_prompt(words, clips)
+        if given_or(guidance_scale, numbers.guidance) <= 1:
+            return rows, None
+        return rows, self.encode_prompt(against, clips)
+
     def prepare_latents(
         self,
         shape: tuple[int, int, int, int, int],
@@ -310,6 +348,9 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
             propagate: loop indices where clean estimates are propagated, 0 (noisiest) to the number
                 of steps less one; () for none. The preset's are scaled to the steps.
             flow: estimator for propagation, or the flow of these frames; OpenCV's DIS by default.
+                It is estimated once, before the first step and for all windows, tiles and steps: it
+                depends on the frames alone and takes a fraction of a step's time, so that to run
+                it beside the sampling would gain nothing to speak of.
             window: frames the network sees at once.
             overlap: frames two windows share at least, less than `window`.
             tile: side in pixels of a tile of the picture; 320 by default, or the published 256 (and
@@ -333,7 +374,7 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
             output_type: `pil`, `np`, `pt` or `latent`.
             return_dict: return a `VideoUpscaleOutput`, else a tuple.
             callback_on_step_end: `callback(pipe, step, timestep, tensors) -> tensors` after each
-                step, as in diffusers.
+                step, as in diffusers; None instead of tensors changes nothing.
             callback_on_step_end_tensor_inputs: which tensors it gets, of `latents` and
                 `prompt_embeds`.
 
@@ -360,8 +401,10 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
             callback_inputs=tuple(callback_on_step_end_tensor_inputs),
         )
         low = pixels(frames).to(self._execution_device)
-        self._require(call, low, colour, arrangement, latents)
-        clips = len(low)
+        self._require(call, low, colour, arrangement, latents, generator)
+        clips, (height, width) = len(low), low.shape[-2:]
+        low = at_least(low, SMALLEST)
+        latents = None if latents is None else at_least(latents, SMALLEST)
         text = self._text(
             call, clips, numbers, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds
         )
@@ -400,9 +443,9 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
                 inside = Tile(*(within(a, b, factor) for a, b in zip(kept, seen, strict=True)))
                 scaled_tile(kept, factor).cut(made).copy_(inside.cut(part))
         assert made is not None
-        video: Any = made
+        video: Any = made[..., : factor * height, : factor * width]
         if output_type != "latent":
-            video = self._coloured(made, low, colour)
+            video = self._coloured(video, low[..., :height, :width], colour)
             video = self.video_processor.postprocess_video(video, output_type)
         self.maybe_free_model_hooks()
         return VideoUpscaleOutput(frames=video) if return_dict else (video,)
@@ -421,7 +464,13 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
     # --- before -----------------------------------------------------------------------------------
 
     def _require(
-        self, call: UpscaleCall, low: Tensor, colour: str, arrangement: str, latents: Tensor | None
+        self,
+        call: UpscaleCall,
+        low: Tensor,
+        colour: str,
+        arrangement: str,
+        latents: Tensor | None,
+        generator: torch.Generator | list[torch.Generator] | None,
     ) -> None:
         """Refuse arguments that cannot work, all at once.
 
@@ -448,6 +497,23 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
         if latents is not None and tuple(latents.shape) != shape:
             problems.append(
                 f"latents of shape {tuple(latents.shape)} do not fit the frames; give {shape}"
+            )
+        if isinstance(generator, list) and len(generator) != len(low):
+            problems.append(
+                f"{len(generator)} generators were given for {len(low)} clips; give one, or one "
+                "per clip"
+            )
+        trained = self.scheduler.config.get("num_train_timesteps", call.steps)
+        if call.steps > trained:
+            problems.append(
+                f"num_inference_steps is {call.steps}, but the {type(self.scheduler).__name__} has "
+                f"{trained} steps; give that many at most (30 are usual)"
+            )
+        if hasattr(self.scheduler, "noise_sampler"):
+            problems.append(
+                f"{type(self.scheduler).__name__} draws noise of its own, which no seed and no "
+                "frame has a say in; switch the solver (DPMSolverMultistepScheduler with "
+                'algorithm_type="sde-dpmsolver++" is one of its kind)'
             )
         if call.propagate and is_hooked(self.scheduler):
             problems.append(
@@ -476,11 +542,12 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
         Raises:
             CheckError: not one prompt, or row of embeddings, per clip.
         """
-        given = [prompt or ""] if isinstance(prompt, str) or prompt is None else prompt
-        words = [", ".join(filter(None, (one, numbers.quality))) for one in given]
-        against = numbers.negative if negative is None else negative
+        words, against = _words(numbers, prompt, negative)
         for name, one in (
-            ("prompts", None if embeds is not None else words),
+            (
+                "prompts",
+                None if embeds is not None else [words] if isinstance(words, str) else words,
+            ),
             ("negative prompts", [against] if isinstance(against, str) else against),
             ("rows of prompt_embeds", embeds),
             ("rows of negative_prompt_embeds", negative_embeds),
@@ -489,8 +556,7 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
                 raise CheckError(
                     [f"{len(one)} {name} for {clips} clips; give one, or one per clip"]
                 )
-        one_for_all = words[0] if len(words) == 1 else words
-        rows = self.encode_prompt(one_for_all, clips) if embeds is None else embeds
+        rows = self.encode_prompt(words, clips) if embeds is None else embeds
         rows = rows.expand(clips, -1, -1)
         if not call.guided:
             return rows
@@ -543,7 +609,7 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
         noisy = self.low_res_scheduler.add_noise(low.float(), drawn, level)
         views = call.views(shape)
         labels = level if call.published and frames <= 8 else level.expand(len(text))
-        more = self._stepping(noise)
+        draws, more = self._stepping(noise, call.first_frame)
 
         with ExitStack() as undo:
             undo.enter_context(publish_frames(frames))
@@ -560,23 +626,26 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
                     break
                 seen = torch.cat([self.scheduler.scale_model_input(noised, time), noisy], dim=1)
                 output = self._predict(seen, time, text, labels, call, views)
-                noised = self.scheduler.step(output, time, noised, **more).prev_sample
+                draws.step = index
+                with draws:
+                    noised = self.scheduler.step(output, time, noised, **more).prev_sample
                 if call.callback is not None:
                     own = {"latents": noised, "prompt_embeds": text}
                     chosen = {name: own[name] for name in call.callback_inputs}
-                    changed = call.callback(self, index, time, chosen)
+                    changed = call.callback(self, index, time, chosen) or {}
                     noised = changed.get("latents", noised)
                     text = changed.get("prompt_embeds", text)
                 advance()
         return noised
 
-    def _stepping(self, noise: Noise) -> dict[str, Any]:
-        """What a solver that draws noise at every step draws it from: the seed of the call."""
+    def _stepping(self, noise: Noise, first_frame: int) -> tuple[SolverNoise, dict[str, Any]]:
+        """What a solver that draws noise at every step draws it from: the noise of the call."""
+        draws = SolverNoise(noise, first_frame)
         if "generator" not in inspect.signature(self.scheduler.step).parameters:
-            return {}
+            return draws, {}
         if isinstance(noise, KeyedNoise):
-            return {"generator": torch.Generator().manual_seed(noise.seeds[0])}
-        return {"generator": getattr(noise, "generator", None)}
+            return draws, {"generator": draws.generator}
+        return draws, {"generator": getattr(noise, "generator", None)}
 
     def _predict(
         self,
@@ -628,6 +697,16 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
             reference = interpolate(original, scale_factor=self.scale, mode="bicubic")
             video[:, :, frame] = correct(video[:, :, frame], reference)
         return video
+
+
+def _words(
+    numbers: UpscalePreset, prompt: str | list[str] | None, negative: str | list[str] | None
+) -> tuple[str | list[str], str | list[str]]:
+    """Prompts with the words of quality, and what to avoid; one string for all clips, or a list."""
+    given = [prompt or ""] if isinstance(prompt, str) or prompt is None else prompt
+    words = [", ".join(filter(None, (one, numbers.quality))) for one in given]
+    against = numbers.negative if negative is None else negative
+    return words[0] if len(words) == 1 else words, against
 
 
 def _weights(folder: Path, name: str) -> Path:

@@ -1,6 +1,8 @@
 """Pipelines as upscalers of stretches: shapes, shared noise, chunks, what they load and say."""
 
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,97 @@ def test_a_pipeline_without_image_is_refused() -> None:
         PipelineUpscaler(tiny_sd())
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"strength": 0.3}, r"3 x 0.3 is less than one; give 4 steps or more, or .* at least 0.34"),
+        ({"strength": 0.7, "propagate": (0, 2)}, r"names steps \[0\], .* has 1 .* to 2 only"),
+        ({"steps": 2000}, "steps is 2000, but must be from 1 to 1000"),
+        ({"steps": 0}, "steps is 0, but"),
+    ],
+)
+def test_what_image_to_image_would_not_run_is_told(
+    refine: Any, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CheckError, match=message):
+        PipelineUpscaler(refine, **QUICK | settings)
+
+
+def test_the_first_step_that_is_run_is_the_one_of_the_message(refine: Any) -> None:
+    """Of 3 steps at 0.7 two are run, those with the indices 1 and 2."""
+    given = frames(2)
+    plain = PipelineUpscaler(refine, **QUICK, strength=0.7, enlarge=2, propagate=())(given, 0)
+    for index in (1, 2):
+        made = PipelineUpscaler(refine, **QUICK, strength=0.7, enlarge=2, propagate=(index,))
+        assert not torch.equal(made(given, 0), plain)
+    late = PipelineUpscaler(refine, **QUICK | {"steps": 10}, strength=0.1)
+    assert late.identity()["propagate"] == [9]
+
+
+@pytest.mark.parametrize(
+    "name", ["StableDiffusionInstructPix2PixPipeline", "StableDiffusionInpaintPipeline"]
+)
+def test_pipelines_that_only_look_like_upscalers_are_refused(
+    text: dict[str, Any], name: str
+) -> None:
+    import diffusers
+
+    parts = tiny_sd().components | text
+    pipe = getattr(diffusers, name)(**parts, requires_safety_checker=False)
+    with pytest.raises(CheckError, match="neither enlarges it nor goes over it alone"):
+        PipelineUpscaler(pipe)
+    pipe.vae = None
+    with pytest.raises(CheckError, match="has no autoencoder"):
+        PipelineUpscaler(pipe)
+
+
+def test_the_latent_upscaler_doubles_whatever_its_autoencoder_does(text: dict[str, Any]) -> None:
+    from diffusers import (
+        AutoencoderKL,
+        EulerDiscreteScheduler,
+        StableDiffusionLatentUpscalePipeline,
+    )
+
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        norm_num_groups=8,
+    )
+    pipe = StableDiffusionLatentUpscalePipeline(
+        vae=vae,
+        unet=tiny_unet(in_channels=8, out_channels=5, time_cond_proj_dim=144),
+        scheduler=EulerDiscreteScheduler(prediction_type="sample"),
+        **text,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    upscaler = PipelineUpscaler(pipe, **QUICK)
+    assert (upscaler.scale, upscaler.refines) == (2, False)
+    assert upscaler(frames(2), 0).shape == (2, 3, 22, 16)
+
+
+def test_frames_are_padded_to_what_the_pipeline_cuts_them_to(refine: Any) -> None:
+    """Some round to twice their autoencoder's factor, and would stretch what is between."""
+    from diffusers.image_processor import VaeImageProcessor
+
+    seen: list[Any] = []
+    own = refine.image_processor
+    refine.image_processor = VaeImageProcessor(vae_scale_factor=4)
+    preprocess = refine.image_processor.preprocess
+
+    def look(image: Any, *more: Any, **options: Any) -> Any:
+        seen.append(tuple(image.shape[2:]))
+        return preprocess(image, *more, **options)
+
+    refine.image_processor.preprocess = look
+    try:
+        made = PipelineUpscaler(refine, **QUICK, strength=0.7, enlarge=2)(frames(1, 5, 9), 0)
+    finally:
+        refine.image_processor = own
+    assert seen == [(12, 20)]
+    assert made.shape == (1, 3, 10, 18)
+
+
 def test_a_clip_upscaler_is_the_pipeline_on_stretches() -> None:
     pipe = tiny_video_upscale()
     embeds = make_latent((2, 5, 16), 7)
@@ -193,6 +286,84 @@ def test_what_is_loaded_tells_its_kind_and_identity(
     assert video(frames(2), 0).shape == (2, 3, 22, 16)
 
 
+def test_identity_tells_weights_and_configurations_apart(refine: Any) -> None:
+    """Also of what came from a hub, of whose files nothing is known."""
+
+    def said(pipe: Any) -> dict[str, Any]:
+        return dict(PipelineUpscaler(pipe, **QUICK, strength=0.7).identity())
+
+    same = said(refine)
+    assert len(same["weights"]) == 64
+    assert same == said(type(refine)(**refine.components, requires_safety_checker=False))
+    notes = {"_use_default_values", "_class_name", "_diffusers_version", "_name_or_path"}
+    assert not any(notes & part.keys() for part in same["parts"].values())
+
+    parts = dict(refine.components)
+    other = copy.deepcopy(parts["text_encoder"])
+    next(other.parameters()).data[0, 0] += 1
+    changed = type(refine)(**parts | {"text_encoder": other}, requires_safety_checker=False)
+    assert said(changed)["weights"] != same["weights"]
+
+    vae = copy.deepcopy(parts["vae"])
+    vae.register_to_config(scaling_factor=0.9)
+    changed = type(refine)(**parts | {"vae": vae}, requires_safety_checker=False)
+    assert said(changed)["weights"] == same["weights"]
+    assert said(changed)["parts"] != same["parts"]
+
+    first, second = ClipUpscaler(tiny_video_upscale()), tiny_video_upscale()
+    assert first.identity() == ClipUpscaler(second).identity()
+    next(second.unet.parameters()).data.flatten()[0] += 1
+    assert first.identity() != ClipUpscaler(second).identity()
+
+
+def test_weights_of_a_hub_id_are_told_by_what_was_loaded(
+    upscale: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from elevator.pipelines import upscalers
+
+    monkeypatch.setattr(upscalers, "locate", lambda source, expected: source)
+    monkeypatch.setattr(upscalers, "index_of", lambda source, **hub: {})
+    monkeypatch.setattr(upscalers, "_image_pipeline", lambda *given: upscale)
+    loaded = load_upscaler("somebody/upscaler", **QUICK)
+    upscale.save_pretrained(tmp_path)
+    monkeypatch.undo()
+    assert loaded.weights == load_upscaler(tmp_path, **QUICK).weights != ""
+
+
+def test_text_is_encoded_once_for_all_stretches(text: dict[str, Any]) -> None:
+    pipe = tiny_video_upscale()
+    pipe = type(pipe)(**pipe.components | text)
+    pipe.set_progress_bar_config(disable=True)
+    said: list[Any] = []
+    encode = pipe.encode_prompt
+
+    def look(words: Any, clips: int) -> Tensor:
+        said.append(words)
+        return encode(words, clips)
+
+    pipe.encode_prompt = look
+    settings = {"num_inference_steps": 2, "negative_prompt": "blue"}
+    upscaler = ClipUpscaler(pipe, prompt="a red square", settings=settings)
+    made = [upscaler(frames(2), first) for first in (0, 2)]
+    assert said == ["a red square, best quality, extremely detailed", "blue"]
+    fresh = replace(upscaler)
+    assert fresh == upscaler
+    assert torch.equal(fresh(frames(2), 2), made[1])
+    assert len(said) == 4
+    expected = pipe(
+        2 * frames(2).transpose(0, 1)[None] - 1,
+        "a red square",
+        generator=torch.Generator().manual_seed(0),
+        output_type="pt",
+        **settings,
+    ).frames
+    assert torch.equal(expected[0], made[0])
+    said.clear()
+    unguided = settings | {"guidance_scale": 1.0, "preset": "old-movie"}
+    assert ClipUpscaler(pipe, settings=unguided)(frames(2), 0).shape == (2, 3, 22, 16)
+    assert said == ["best quality, extremely detailed"]
+
+
 def test_text_to_image_becomes_image_to_image_and_gets_a_solver_that_can_be_followed(
     text: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -202,7 +373,7 @@ def test_text_to_image_becomes_image_to_image_and_gets_a_solver_that_can_be_foll
     pipe = StableDiffusionPipeline(**parts, requires_safety_checker=False)
     pipe.save_pretrained(tmp_path)
     with pytest.raises(CheckError, match="switch the solver"):
-        PipelineUpscaler(_image_to_image(pipe), **QUICK)
+        PipelineUpscaler(_image_to_image(pipe), **QUICK, strength=0.7)
     loaded: Any = load_upscaler(tmp_path, **QUICK, strength=0.7, enlarge=2)
     assert type(loaded.pipeline).__name__ == "StableDiffusionImg2ImgPipeline"
     assert type(loaded.pipeline.scheduler).__name__ == "DDIMScheduler"
@@ -216,6 +387,8 @@ def _image_to_image(pipe: Any) -> Any:
 
 
 def test_sources_that_are_no_upscaler_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckError, match="video_vae=True chooses between the autoencoders"):
+        load_upscaler(tmp_path, video_vae=True)
     with pytest.raises(CheckpointError, match="does not exist; expected a diffusers pipeline"):
         load_upscaler(tmp_path / "nothing")
     ddim().save_pretrained(tmp_path)

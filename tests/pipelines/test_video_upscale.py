@@ -17,6 +17,7 @@ import elevator as el
 from elevator.errors import CheckError, CheckpointError
 from elevator.filters import Flow, wavelet
 from elevator.noise import RecordedNoise
+from elevator.pipelines.upscalers import load_upscaler
 from elevator.pipelines.video_upscale import VideoUpscalePipeline
 from elevator.recipes import UPSCALE_PRESETS, UpscalePreset, upscale_a_video, upscale_preset_for
 from tests.builders import make_latent, scheduler_of, tiny_text, tiny_video_upscale
@@ -39,6 +40,10 @@ def still(frames: int, height: int, width: int, seed: int = 5) -> Flow:
     there = 0.1 * make_latent((1, 2, frames - 1, height, width), seed)
     there[..., :2, :2] += 3
     return Flow(there, -there + 0.01)
+
+
+def generators(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def run(pipe: Any, frames: Any, **more: Any) -> Any:
@@ -336,6 +341,65 @@ def test_a_sampler_that_draws_noise_draws_it_from_the_seed() -> None:
     assert torch.equal(run(pipe, clip(), num_inference_steps=3), first)
 
 
+def stochastic(name: str) -> Any:
+    if name == "sde":
+        return scheduler_of(
+            "DPMSolverMultistepScheduler",
+            prediction_type="v_prediction",
+            algorithm_type="sde-dpmsolver++",
+        )
+    return scheduler_of(name, prediction_type="v_prediction")
+
+
+@pytest.mark.parametrize(
+    "name", ["DDPMScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler", "sde"]
+)
+def test_noise_of_a_sampler_belongs_to_the_clip_and_the_absolute_frame(
+    pointwise: Any, name: str
+) -> None:
+    pointwise.scheduler = stochastic(name)
+    low, steps = clip(4, clips=2), {"num_inference_steps": 4, "guidance_scale": 1.0}
+    both = run(pointwise, low, generator=generators(1, 2), **steps)
+    for row, seed in enumerate((1, 2)):
+        one = run(pointwise, low[row : row + 1], generator=generators(seed), **steps)
+        torch.testing.assert_close(both[row : row + 1], one, atol=1e-4, rtol=1e-4)
+    part = run(pointwise, low[:1, :, 2:], first_frame=2, generator=generators(1), **steps)
+    torch.testing.assert_close(part, both[:1, :, 2:], atol=1e-4, rtol=1e-4)
+
+
+def test_a_sampler_draws_other_noise_at_every_step_and_leaves_hooks_theirs(pointwise: Any) -> None:
+    from elevator.noise import KeyedNoise
+
+    drawn: list[Any] = []
+
+    class Watched(KeyedNoise):
+        def __call__(self, key: Any, shape: Any, device: torch.device) -> Tensor:
+            drawn.append(key)
+            return super().__call__(key, shape, device)
+
+    pointwise.scheduler = stochastic("EulerAncestralDiscreteScheduler")
+    own: list[Tensor] = []
+
+    def look(clean: Tensor, step: el.Step) -> Tensor:
+        own.append(torch.randn(3, generator=torch.Generator().manual_seed(7)))
+        return clean
+
+    run(pointwise, clip(), noise=Watched((3,)), hook=el.stateless(look))
+    assert [(key.step, key.name) for key in drawn] == [
+        (0, "low_res"),
+        (0, "latents"),
+        (0, "solver"),
+        (1, "solver"),
+    ]
+    assert torch.equal(own[0], torch.randn(3, generator=torch.Generator().manual_seed(7)))
+
+
+def test_a_sampler_with_noise_of_its_own_is_refused(pointwise: Any) -> None:
+    pointwise.scheduler.noise_sampler = None
+    with pytest.raises(CheckError, match="which no seed and no frame has a say in"):
+        run(pointwise, clip())
+
+
 # --- in and out -----------------------------------------------------------------------------------
 
 
@@ -406,6 +470,8 @@ def test_callbacks_see_and_change_latents_and_can_stop(pipe: Any) -> None:
         ({"tile": 8}, "tile_overlap is 64, but must be from 0 to 7"),
         ({"propagate": (0, 2)}, r"propagate names steps \[2\], but a run of 2 has 0"),
         ({"num_inference_steps": 0}, "num_inference_steps is 0"),
+        ({"num_inference_steps": 2000}, "is 2000, but the DDIMScheduler has 1000 steps"),
+        ({"generator": generators(1, 2)}, "2 generators were given for 1 clips"),
         ({"output_type": "gif"}, "output_type 'gif' is unknown"),
         ({"preset": "vhs"}, "preset 'vhs' is unknown; choose one of default, aigc"),
         ({"callback_on_step_end_tensor_inputs": ("v",)}, "not v"),
@@ -421,8 +487,45 @@ def test_what_cannot_work_is_told_before_anything_runs(
 
 
 def test_a_tensor_of_other_axes_is_no_clip(pipe: Any) -> None:
-    with pytest.raises(CheckError, match="are no clip"):
-        run(pipe, clip()[:, :1])
+    for wrong in (clip()[:, :1], clip()[:, :, :0]):
+        with pytest.raises(CheckError, match="are no clip"):
+            run(pipe, wrong)
+    empty: tuple[Any, ...] = ([], np.zeros((0, 8, 6, 3)))
+    for nothing in empty:
+        with pytest.raises(CheckError, match="has no frames"):
+            run(pipe, nothing)
+
+
+@pytest.mark.parametrize("bad", [200.0, -3.0, float("nan")])
+def test_a_tensor_of_another_scale_is_no_clip(pipe: Any, bad: float) -> None:
+    low = clip()
+    low[0, 0, 0, 0, 0] = bad
+    with pytest.raises(CheckError, match=r"a tensor of frames is in \[-1, 1\]"):
+        run(pipe, low)
+    low[0, 0, 0, 0, 0] = 1.3  # the overshoot of an interpolation
+    assert run(pipe, low).isfinite().all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (3, 1), (2, 5)])
+@pytest.mark.parametrize("conditioned", [False, True])
+@pytest.mark.parametrize("frames", [1, 2])
+def test_clips_of_any_size_get_larger(
+    size: tuple[int, int], conditioned: bool, frames: int
+) -> None:
+    pipe, low = tiny_video_upscale(conditioned=conditioned), clip(frames, *size)
+    for more in (
+        {"propagate": (1,), "colour": "wavelet"},
+        {"latents": make_latent((1, 4, frames, *size), 1)},
+    ):
+        made = run(pipe, low, output_type="pt", **more)
+        assert made.shape == (1, frames, 3, 2 * size[0], 2 * size[1])
+        assert made.isfinite().all()
+    assert run(pipe, low).shape == (1, 4, frames, *size)
+
+
+def test_a_callback_may_give_nothing_back(pipe: Any) -> None:
+    plain = run(pipe, clip())
+    assert torch.equal(run(pipe, clip(), callback_on_step_end=lambda *given: None), plain)
 
 
 # --- presets --------------------------------------------------------------------------------------
@@ -493,11 +596,13 @@ def test_it_is_saved_and_loaded(speaking: Any, tmp_path: Path) -> None:
     torch.testing.assert_close(spoken(again), spoken(speaking))
     half = VideoUpscalePipeline.from_pretrained(tmp_path, dtype=torch.bfloat16)
     half.set_progress_bar_config(disable=True)
-    assert half.unet.dtype == torch.bfloat16
+    assert half.unet.dtype == half.text_encoder.dtype == torch.bfloat16
+    for name, value in speaking.vae.state_dict().items():
+        assert torch.equal(half.vae.state_dict()[name], value)
     assert spoken(half, output_type="pt").dtype == torch.float32
     index = json.loads((tmp_path / "model_index.json").read_text())
     (tmp_path / "model_index.json").write_text(json.dumps(index | {"_class_name": "Other"}))
-    with pytest.raises(CheckpointError, match="holds a Other, not a saved VideoUpscalePipeline"):
+    with pytest.raises(CheckpointError, match=r"a Other, not a saved .*upscalers\.load_upscaler"):
         VideoUpscalePipeline.from_pretrained(tmp_path)
 
 
@@ -517,6 +622,11 @@ def test_the_published_tree_is_loaded(speaking: Any, tmp_path: Path) -> None:
     torch.testing.assert_close(
         spoken(pipe, preset="aigc", output_type="pt"), spoken(speaking, output_type="pt")
     )
+    by_source: Any = load_upscaler(tmp_path, video_vae=True)
+    assert by_source.pipeline.vae.config.condition_channels is not None
+    assert len(by_source.weights) == 64
+    with pytest.raises(CheckpointError, match=r"vae_3d\.bin is not a file"):
+        load_upscaler(tmp_path)
     with pytest.raises(CheckpointError, match=r"vae_3d\.bin is not a file"):
         VideoUpscalePipeline.from_published(tmp_path)
     with pytest.raises(CheckpointError, match="it has no text_encoder"):
