@@ -136,5 +136,7 @@ def test_autoencoder_trains_in_stages(tmp_path: Path) -> None:
 
 
 def test_unknown_models_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"name='sdxl'.*recogniser, t2i, t2v-start, t2v"):
+    with pytest.raises(
+        ValueError, match=r"name='sdxl'.*recogniser, upscale-x4, .*t2i, t2v-start, t2v"
+    ):
         train("sdxl", out=tmp_path)

@@ -91,7 +91,7 @@ def strange() -> torch.Tensor:
 def test_regression_upscalers_are_nearer_and_sharper_than_bicubic(
     name: str, strange: torch.Tensor
 ) -> None:
-    made = zoo.load_upscaler(name)
+    made: Any = zoo.load_upscaler(name)
     bicubic, network = restored(made, strange)
     assert network > bicubic + 0.5
     small = world.shrink(strange, made.scale, footage=world.Footage(clean=1.0))
