@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, fft, nn
+from torch import Tensor, fft
 from torch.nn.functional import interpolate
 
 from elevator import world
@@ -79,7 +80,7 @@ class Regressing:
                 are reduced. Footage is hardly ever sharp to the pixel, which counts where the
                 factor is small: what was soft must stay so.
         """
-        network: nn.Module = weights
+        network: Any = weights  # mypy and pyright disagree on this overload
         network.to(memory_format=torch.channels_last)
         self.weights, self.batch, self.softest = weights, batch, softest
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -416,7 +416,7 @@ class Texturing(_Denoising):
             seed: of the stills.
             lean: how much levels of the low-resolution noise lean to the low ones; 1 is evenly.
         """
-        network: nn.Module = unet
+        network: Any = unet  # mypy and pyright disagree on this overload
         network.to(memory_format=torch.channels_last)
         super().__init__(parts, unet, batch, 1, SIZE, seed, None, lean)
 
