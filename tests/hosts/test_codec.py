@@ -191,10 +191,11 @@ def test_a_decoder_that_denoises_is_told_there_is_no_noise() -> None:
     """LTX's later autoencoders, as their pipeline tells it by default."""
     pipe = tiny("ltx")
     torch.manual_seed(0)
-    pipe.vae = awake(type(pipe.vae).from_config(pipe.vae.config, timestep_conditioning=True))
+    vae: Any = awake(type(pipe.vae).from_config(pipe.vae.config, timestep_conditioning=True))
+    pipe.vae = vae
     latents = torch.randn(2, 8, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        wanted = pipe.vae.decode(latents, torch.zeros(2)).sample
+        wanted = vae.decode(latents, torch.zeros(2)).sample
     torch.testing.assert_close(codec(pipe).decode(latents), wanted)
 
 
