@@ -120,6 +120,7 @@ def _fill(made: NDArray[Any], bands: Iterable[Float[Tensor, "f 3 rows w"]], dept
         for place, rows in enumerate(band):
             made[place, top:bottom, :, :3] = as_pixels(rows[None], depth)[0]
         top = bottom
+        del band, rows  # before the next one is made
 
 
 def crossfaded(stored: Iterable[Iterable[Pixels]], plan: Sequence[range]) -> Iterator[Pixels]:
