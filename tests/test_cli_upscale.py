@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -112,21 +113,15 @@ def with_chapters(path: Path) -> Path:
         container.metadata["title"] = "An afternoon"
         video = container.add_stream("libx264", rate=25)
         video.width, video.height, video.pix_fmt = 16, 12, "yuv420p"
-        sounds = [container.add_stream("aac", rate=16000) for _ in range(2)]
+        sounds: Any = [container.add_stream("aac", rate=16000) for _ in range(2)]
         flags = type(sounds[0].disposition)
         sounds[0].disposition, sounds[1].disposition = flags(0), flags.default | flags.comment
-        container.set_chapters(
-            [
-                {
-                    "id": place + 1,
-                    "start": start,
-                    "end": start + 200,
-                    "time_base": Fraction(1, 1000),
-                }
-                | {"metadata": {"title": f"part {place}"}}
-                for place, start in enumerate((0, 200))
-            ]
-        )
+        chapters: Any = [
+            {"id": place + 1, "start": start, "end": start + 200, "time_base": Fraction(1, 1000)}
+            | {"metadata": {"title": f"part {place}"}}
+            for place, start in enumerate((0, 200))
+        ]
+        container.set_chapters(chapters)
         for index in range(10):
             grey = np.full((12, 16, 3), 20 * index, np.uint8)
             container.mux(video.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
@@ -135,7 +130,8 @@ def with_chapters(path: Path) -> Path:
             frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
             frame.sample_rate = 16000
             container.mux(sound.encode(frame))
-        for stream in (video, *sounds):
+        streams: Any = (video, *sounds)
+        for stream in streams:
             container.mux(stream.encode(None))
     return path
 
@@ -147,9 +143,10 @@ def test_title_chapters_and_the_sound_that_is_played_stay(upscale: Run, name: st
     told = []
     for path in ("in.mkv", name):
         with av.open(path) as made:
+            chapters: Any = made.chapters()
             times = [
                 (one["start"] * one["time_base"], one["end"] * one["time_base"], one["metadata"])
-                for one in made.chapters()
+                for one in chapters
             ]
             played = [int(stream.disposition) for stream in made.streams.audio]
             told.append((made.metadata["title"], times, played))
@@ -661,10 +658,12 @@ def test_training_starts_from_the_zoo_too(monkeypatch: pytest.MonkeyPatch) -> No
     from elevator import zoo
 
     asked = []
-    monkeypatch.setattr(
-        "elevator.zoo.own_clips.train_temporal",
-        lambda *_, model, **__: asked.append(model) or Path("trained"),
-    )
+
+    def train(*_: object, model: str | None, **__: object) -> Path:
+        asked.append(model)
+        return Path("trained")
+
+    monkeypatch.setattr("elevator.zoo.own_clips.train_temporal", train)
     for name in ("zoo:t2i", "elsewhere"):
         assert main(["train", "temporal", "--data", "clips", "--model", name]) == 0
     assert main(["train", "temporal", "--data", "clips"]) == 0

@@ -119,7 +119,9 @@ def _fill(made: NDArray[Any], bands: Iterable[Float[Tensor, "f 3 rows w"]], dept
         bottom = top + band.shape[2]
         for place, rows in enumerate(band):
             made[place, top:bottom, :, :3] = as_pixels(rows[None], depth)[0]
+            del rows
         top = bottom
+        del band  # before the next one is made
 
 
 def crossfaded(stored: Iterable[Iterable[Pixels]], plan: Sequence[range]) -> Iterator[Pixels]:

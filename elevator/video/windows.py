@@ -213,25 +213,32 @@ def blend(
     Raises:
         ValueError: fewer or more parts than windows, or a part of another length.
     """
-    held: Tensor | None = None
-    for index, (span, part) in enumerate(zip(plan, parts, strict=True)):
+    given, held = iter(parts), None
+    for index, span in enumerate(plan):
+        # No zip, which would hold a part until the next one is there.
+        part = next(given, None)
+        if part is None:
+            raise ValueError(f"the parts are shorter than the plan, {index} of {len(plan)} windows")
         if part.shape[dim] != len(span):
             raise ValueError(
                 f"window {index} covers {len(span)} of axis {dim}, got {part.shape[dim]}"
             )
         if len(plan) == 1:
             yield part
-            continue
+            break
         wide = torch.promote_types(part.dtype, torch.float32)
         shape = [-1 if axis == dim % part.ndim else 1 for axis in range(part.ndim)]
         mine = part * share(index, plan).to(part.device, wide).view(shape)
         if held is not None:
-            shared = held.shape[dim]
-            both = held + mine.narrow(dim, 0, shared)
-            mine = torch.cat([both, mine.narrow(dim, shared, len(span) - shared)], dim)
+            mine.narrow(dim, 0, held.shape[dim]).add_(held)
         done = (span.stop if index + 1 == len(plan) else plan[index + 1].start) - span.start
-        yield mine.narrow(dim, 0, done).to(part.dtype)
         held = mine.narrow(dim, done, len(span) - done).clone()
+        finished = mine.narrow(dim, 0, done).to(part.dtype)
+        del part, mine
+        yield finished
+        del finished  # before the next part is made
+    if next(given, None) is not None:
+        raise ValueError(f"the parts are longer than the plan of {len(plan)} windows")
 
 
 def blend_tiles(

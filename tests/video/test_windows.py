@@ -1,6 +1,7 @@
 """Windows and tiles: what a plan covers, what the blend keeps, and that seams would be seen."""
 
 import random
+import weakref
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
@@ -179,6 +180,23 @@ def test_half_precision_is_summed_in_float32() -> None:
     made = torch.cat([*blend(parts, plan, 0)])
     assert made.dtype == torch.bfloat16
     assert torch.equal(made, torch.full((40,), 1.0 + 2**-7, dtype=torch.bfloat16))
+
+
+def test_a_part_is_let_go_of_before_the_next_one_is_made() -> None:
+    """Parts of large pictures are large."""
+    made: list[weakref.ref[Tensor]] = []
+    plan = spans(20, 8, 2)
+
+    def parts() -> Iterator[Tensor]:
+        for span in plan:
+            assert all(part() is None for part in made)
+            part = torch.ones(len(span))
+            made.append(weakref.ref(part))
+            yield part
+            del part
+
+    assert sum(len(piece) for piece in blend(parts(), plan, 0)) == 20
+    assert len(made) == len(plan) > 2
 
 
 def test_parts_that_do_not_fit_the_plan_are_told() -> None:
