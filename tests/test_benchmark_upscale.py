@@ -155,8 +155,8 @@ def test_calls_are_counted(models: Upscalers) -> None:
         conversed(models, sample, 0, flow=calls)
     assert vars(calls) == {
         "unet": 4,  # two windows, two steps
-        "unet_frames": 4 * 2 * 8,
-        "text": 2,
+        "unet_frames": 4 * 8,  # and no guidance
+        "text": 1,
         "decodes": 3,
         "decoded_frames": 9,
         "flow": 1,
