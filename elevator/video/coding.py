@@ -85,8 +85,9 @@ def choose(form: str, width: int, height: int, depth: int, alpha: bool, crf: flo
             "full (4:4:4); most players on computers show it, browsers and phones may not"
         )
     if depth > 8 and min(width, height) >= _LEAST_HEVC and _has("libx265"):
-        # Threads of a number of its own, and one frame at a time: its bytes depend on both.
-        asked = f"log-level=none:pools={_THREADS}:frame-threads=1:crf={crf:g}"
+        # Threads of a number of its own, and one frame at a time: its bytes depend on both. Without
+        # B-frames, since FFmpeg leaves the times of a clip shorter than their delay to chance.
+        asked = f"log-level=none:pools={_THREADS}:frame-threads=1:bframes=0:crf={crf:g}"
         options = {"x265-params": asked}
         return Coding("libx265", f"{layout}10le", options, False, 10, tuple(notes), "hvc1")
     # Its fastest loops round by the processor, and one of them by what lies beside its memory.

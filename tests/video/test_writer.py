@@ -194,6 +194,17 @@ def test_the_shape_of_pixels_is_kept(tmp_path: Path) -> None:
         assert made.aspect == (1 if lost else Fraction(9, 8))
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_ten_bits_of_a_clip_shorter_than_the_delay_of_an_encoder(
+    tmp_path: Path, count: int
+) -> None:
+    """Several times, since it went wrong by chance."""
+    frames = np.full((count, 64, 96, 3), 30_000, np.uint16)
+    for attempt in range(6):
+        write(tmp_path / f"{attempt}.mp4", frames, depth=10)
+        assert len([*open_video(tmp_path / f"{attempt}.mp4")]) == count
+
+
 @pytest.mark.parametrize(
     ("name", "size", "codec", "depth"),
     [
