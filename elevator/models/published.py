@@ -5,16 +5,18 @@ from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from elevator.errors import CheckpointError
+from elevator.errors import CheckError, CheckpointError
 
-__all__ = ["Source", "fill", "read_config", "read_weights"]
+__all__ = ["Source", "fill", "read_config", "read_weights", "taken_over"]
+
+N = TypeVar("N", bound=nn.Module)
 
 Source = str | PathLike[str] | Mapping[str, Tensor]
 """A `.safetensors` file, a `.bin`, `.pt` or `.pth` of tensors alone, or the tensors by name."""
@@ -96,6 +98,32 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             f"{'; '.join(problems)}. Give the configuration it was published with"
         )
     network.load_state_dict(dict(tensors))
+
+
+def taken_over(network: N, source: nn.Module, lost: list[str], extra: list[str]) -> N:
+    """A network that has a diffusers network's weights, where that is and in its dtype.
+
+    Args:
+        network: it, with the weights in it.
+        source: whose they are.
+        lost: weights it should have got and did not.
+        extra: weights it has no place for.
+
+    Raises:
+        CheckError: there are some of either.
+    """
+    if extra or lost:
+        raise CheckError(
+            [
+                f"{type(network).__name__} has no place for {', '.join(extra[:3]) or 'nothing'} of "
+                f"the {type(source).__name__}, and misses {', '.join(lost[:3]) or 'nothing'}; give "
+                "one of Stable Diffusion's kind"
+            ]
+        )
+    parameter = next(source.parameters())
+    # torch's own `to`: diffusers' warns of every dtype.
+    nn.Module.to(network, parameter.device, parameter.dtype)
+    return network
 
 
 def _some(names: list[str]) -> str:

@@ -22,7 +22,7 @@ from torch.nn.functional import silu
 
 from elevator.errors import CheckError, CheckpointError
 from elevator.latent import Latent
-from elevator.models.published import Source, fill, read_config, read_weights
+from elevator.models.published import Source, fill, read_config, read_weights, taken_over
 from elevator.models.temporal_attention import Rotary, TemporalTransformer
 from elevator.models.temporal_blocks import (
     Downsample,
@@ -313,18 +313,7 @@ class TemporalUNet(ModelMixin, AttentionMixin, ConfigMixin):
         missing, extra = network.load_state_dict(_linear(unet.state_dict()), strict=False)
         new = {name for name, _ in network.temporal_parameters()}
         lost = [name for name in missing if name not in new and not name.endswith(".freqs")]
-        if extra or lost:
-            raise CheckError(
-                [
-                    f"TemporalUNet has no place for {', '.join(extra[:3]) or 'nothing'} of the "
-                    f"{type(unet).__name__}, and misses {', '.join(lost[:3]) or 'nothing'}; give "
-                    "one of Stable Diffusion's kind"
-                ]
-            )
-        parameter = next(unet.parameters())
-        # torch's own `to`: diffusers' warns of every dtype.
-        nn.Module.to(network, parameter.device, parameter.dtype)
-        return network
+        return taken_over(network, unet, lost, extra)
 
     @classmethod
     def from_published(

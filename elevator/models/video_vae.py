@@ -29,7 +29,7 @@ from torch.nn.functional import scaled_dot_product_attention, silu
 
 from elevator.errors import CheckError, CheckpointError
 from elevator.latent import Latent
-from elevator.models.published import Source, fill, read_config, read_weights
+from elevator.models.published import Source, fill, read_config, read_weights, taken_over
 from elevator.models.temporal_blocks import (
     Downsample,
     FrameConv,
@@ -238,18 +238,7 @@ class VideoVAE(ModelMixin, ConfigMixin):
         missing, extra = network.load_state_dict(tensors, strict=False)
         new = ("norm_3d", "conv_3d", "condition_")
         lost = [name for name in missing if not any(part in name for part in new)]
-        if extra or lost:
-            raise CheckError(
-                [
-                    f"VideoVAE has no place for {', '.join(extra[:3]) or 'nothing'} of the "
-                    f"{type(vae).__name__}, and misses {', '.join(lost[:3]) or 'nothing'}; give "
-                    "one of Stable Diffusion's kind"
-                ]
-            )
-        parameter = next(vae.parameters())
-        # torch's own `to`: diffusers' warns of every dtype.
-        nn.Module.to(network, parameter.device, parameter.dtype)
-        return network
+        return taken_over(network, vae, lost, extra)
 
     @classmethod
     def from_published(
