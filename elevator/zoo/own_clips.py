@@ -7,7 +7,7 @@ arXiv 2312.06640, section 3.2).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -48,11 +48,16 @@ class OwnClips:
     clips: tuple[Path, ...]
 
     @classmethod
-    def of(cls, folder: str | Path) -> OwnClips:
-        """The clips of a folder and of the folders in it.
+    def of(cls, folder: str | Path, size: int = 1) -> OwnClips:
+        """The clips of a folder and of the folders in it, each of which is opened once.
+
+        Args:
+            folder: where to look.
+            size: height and width of the cuts to come.
 
         Raises:
-            CheckError: no such folder, or no clip in it.
+            CheckError: no such folder, no clip in it, or clips that cannot be read or are smaller
+                than the cuts: all of them are named.
         """
         root = Path(folder)
         if not root.is_dir():
@@ -66,6 +71,9 @@ class OwnClips:
             raise CheckError(
                 [f"no clip in {root}; put files that end in {known}, or folders of pictures, there"]
             )
+        problems = [problem for clip in clips for problem in _problems(clip, size)]
+        if problems:
+            raise CheckError(problems)
         return cls(clips)
 
     def __call__(self, count: int, frames: int, size: int, generator: torch.Generator) -> Examples:
@@ -75,6 +83,24 @@ class OwnClips:
         seed = int(torch.randint(2**40, (), generator=generator))
         captions = [_caption(self.clips[i]) for i in chosen]
         return Examples(sharp, world.shrink(sharp, FACTOR, seed=seed), captions)
+
+
+def _problems(file: Path, size: int) -> Iterator[str]:
+    """Why nothing can be cut out of a clip."""
+    from elevator.video.io import VideoError
+    from elevator.video.reader import open_video
+
+    try:
+        with open_video(file) as clip:
+            width, height = clip.width, clip.height
+    except VideoError as error:
+        yield f"{error}, or take it out of the folder"
+        return
+    if min(height, width) < size:
+        yield (
+            f"{file} is {width}x{height}, and {size}x{size} pixels are to be cut out of it; remove "
+            "it, or ask for smaller cuts (--size)"
+        )
 
 
 def _caption(clip: Path) -> str:
@@ -90,13 +116,6 @@ def _cut(
 
     when, down, across, mirrored = torch.rand(4, generator=generator).tolist()
     with open_video(file) as clip:
-        if min(clip.height, clip.width) < size:
-            raise CheckError(
-                [
-                    f"{file} is {clip.width}x{clip.height}, and {size}x{size} pixels are to be cut "
-                    "out of it; remove it, or ask for smaller cuts (--size)"
-                ]
-            )
         start = int(when * (max(0, (clip.expected or 0) - frames) + 1))
         seen = _read(clip, start, frames) or _read(clip, 0, frames)  # fewer than it announces
         top, left = int(down * (clip.height - size + 1)), int(across * (clip.width - size + 1))
@@ -155,11 +174,12 @@ def train_temporal(
         The folder of the result, `out/upscaler`.
 
     Raises:
-        CheckError: no clips, clips smaller than the cuts, or a size that does not fit.
+        CheckError: no clips, clips that cannot be read or are smaller than the cuts, or a size that
+            does not fit.
     """
     if size < 8 or size % 8:
         raise CheckError([f"size must be a multiple of 8, at least 8, got {size}"])
-    clips, folder = OwnClips.of(data), Path(out)
+    clips, folder = OwnClips.of(data, size), Path(out)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     pipe: Any = pipelines.read_upscaler(Path(model) if model else path("upscaler")).to(where)
     for module in (pipe.vae, pipe.text_encoder):

@@ -60,7 +60,13 @@ def test_what_cannot_be_cut_is_told(footage: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckError, match=r"no clip in .*empty; put files that end in \.mp4"):
         OwnClips.of(tmp_path / "empty")
     with pytest.raises(CheckError, match=r"second is 40x24, and 32x32 pixels .*--size"):
-        OwnClips.of(footage / "second")(1, 2, 32, torch.Generator())
+        OwnClips.of(footage / "second", 32)
+    (footage / "broken.mp4").write_bytes(b"no clip")
+    with pytest.raises(CheckError) as raised:
+        train_temporal(footage, tmp_path, size=32)
+    assert len(raised.value.problems) == 3
+    assert "broken.mp4" in raised.value.problems[0]
+    (footage / "broken.mp4").unlink()
     with pytest.raises(CheckError, match="multiple of 8, at least 8, got 20"):
         train_temporal(footage, tmp_path, size=20)
 
