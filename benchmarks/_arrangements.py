@@ -17,14 +17,27 @@ from torch import Tensor
 import elevator as el
 from elevator import world
 from elevator.models.inflate import CrossFrameAttention
-from elevator.recipes import Preset
+from elevator.recipes import PRESETS, Preset
 from elevator.samplers import DDIMInversion, mixed_noise
 from elevator.world.degrade import blur
 from elevator.zoo.sampling import NUMBERS, as_clip, elevate, film, paint, pair
 
-__all__ = ["ABLATIONS", "CURVE", "FAST", "MAIN", "RIVALS", "STYLED", "Models", "Way", "way"]
+__all__ = [
+    "ABLATIONS",
+    "CURVE",
+    "FAST",
+    "INVERTED",
+    "MAIN",
+    "RIVALS",
+    "STYLED",
+    "Models",
+    "Way",
+    "way",
+]
 
 Clip: TypeAlias = Float[Tensor, "f c h w"]
+INVERTED = PRESETS["world-inverted"]
+"""VideoElevator on the built-in models with the published inversion."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +61,13 @@ class Models:
     @property
     def numbers(self) -> Preset:
         """The built-in models' preset, cut to `steps`."""
-        if self.steps == NUMBERS.steps:
-            return NUMBERS
-        return replace(NUMBERS, steps=self.steps, refine=NUMBERS.refine_at(self.steps), t2v_steps=1)
+        return self.cut(NUMBERS)
+
+    def cut(self, numbers: Preset) -> Preset:
+        """A preset of a full run, cut to `steps`."""
+        if self.steps == numbers.steps:
+            return numbers
+        return replace(numbers, steps=self.steps, refine=numbers.refine_at(self.steps), t2v_steps=1)
 
     def calls(self) -> int:
         """Guided network calls that cost as much as VideoElevator, T2I and T2V together."""
@@ -87,13 +104,12 @@ def elevated(
     *,
     t2i: str = "t2i",
     t2v: str = "t2v",
+    numbers: Preset = NUMBERS,
     **changes: Any,
 ) -> Clip:
     """VideoElevator, with whatever arguments of the pipeline are given beside."""
     pipe = models.pipe(t2i, t2v)
-    if "refine" in changes:  # points of the preset's run, as part of a shorter one
-        changes["refine"] = replace(NUMBERS, refine=changes["refine"]).refine_at(models.steps)
-    return elevate(pipe, scene.caption(), seed, numbers=models.numbers, **changes)
+    return elevate(pipe, scene.caption(), seed, numbers=models.cut(numbers), **changes)
 
 
 def composed(
@@ -101,13 +117,14 @@ def composed(
     scene: world.Scene,
     seed: int,
     *,
-    rule: str = "inversion",
+    rule: str = "fresh",
     inflated: bool = True,
+    numbers: Preset = NUMBERS,
 ) -> Clip:
     """VideoElevator from parts, for what the pipeline has no argument for."""
-    pipe, numbers, caption = models.pipe(), models.numbers, scene.caption()
+    pipe, numbers, caption = models.pipe(), models.cut(numbers), scene.caption()
     t2i = pipe.t2i
-    invert, correct = el.denoiser(t2i, "", guidance=1), el.denoiser(t2i, caption, guidance=1)
+    invert = el.denoiser(t2i, "", guidance=1)
     recipe = el.recipes.videoelevator(
         el.denoiser(pipe.t2v, caption, guidance=numbers.video_guidance),
         invert,
@@ -116,12 +133,10 @@ def composed(
     )
     (refinement,) = recipe.hook.inner()
     rules: dict[str, el.Renoise[Any]] = {
-        "inversion": DDIMInversion(invert, correct, reuse=True),
+        "fresh": el.FreshNoise(numbers.fresh_noise or 0.0),
+        "predicted": el.KeepNoise(),
         "uncorrected": DDIMInversion(invert),
-        "random noise": el.FreshNoise(),
-        "same noise": el.KeepNoise(),
         "own levels, uncorrected": DDIMInversion(invert, told="own"),
-        "own levels, stride 2": DDIMInversion(invert, told="own", stride=2),
     }
     generator = torch.Generator().manual_seed(seed)
     channels, side = t2i.unet.config.in_channels, t2i.unet.config.sample_size
@@ -212,11 +227,15 @@ MAIN: Mapping[str, Way] = MappingProxyType(
         "truth, degraded": way(drawn, look=degraded),
         "T2V": way(filmed),
         "VideoElevator": way(elevated),
+        "VideoElevator, inverted": way(elevated, numbers=INVERTED),
     }
 )
-"""The method, and what it starts from."""
-FAST: Mapping[str, Way] = MappingProxyType({"VideoElevator, fast": way(elevated, fast=True)})
-"""The cheaper arrangement."""
+"""The method with noise that frames share and with the published inversion, and what it starts
+from."""
+FAST: Mapping[str, Way] = MappingProxyType(
+    {"VideoElevator, inverted fast": way(elevated, numbers=INVERTED, fast=True)}
+)
+"""The cheaper inversion."""
 RIVALS: Mapping[str, Way] = MappingProxyType(
     {
         "T2I frame by frame": way(painted),
@@ -229,14 +248,17 @@ ABLATIONS: Mapping[str, Way] = MappingProxyType(
     {
         "without the filter": way(elevated, lowpass=el.identity()),
         "without the T2V": way(elevated, t2v_steps=0),
-        "without the correction": way(composed, rule="uncorrected"),
-        "inversion at own levels, uncorrected": way(composed, rule="own levels, uncorrected"),
-        "random noise for inversion": way(composed, rule="random noise"),
-        "same noise for inversion": way(composed, rule="same noise"),
         "without inflation": way(composed, inflated=False),
+        "noise of every frame's own": way(elevated, numbers=replace(NUMBERS, fresh_noise=0.0)),
+        "the T2I's predicted noise": way(composed, rule="predicted"),
+        "inverted at the same points": way(elevated, numbers=replace(NUMBERS, fresh_noise=None)),
+        "inverted, uncorrected": way(composed, rule="uncorrected", numbers=INVERTED),
+        "inverted at own levels, uncorrected": way(
+            composed, rule="own levels, uncorrected", numbers=INVERTED
+        ),
     }
 )
-"""VideoElevator with one part removed or replaced; in one of them two."""
+"""VideoElevator with one part removed or replaced."""
 STYLED: Mapping[str, Way] = MappingProxyType(
     {
         "truth, mildly degraded": way(drawn, look=mildly_degraded),
@@ -256,13 +278,16 @@ CURVE: Mapping[str, Way] = MappingProxyType(
         "truth": way(drawn),
         "T2V": way(filmed),
         "VideoElevator": way(elevated),
+        "VideoElevator, inverted": way(elevated, numbers=INVERTED),
         **{
-            f"refined at {' '.join(map(str, refine))}": way(elevated, refine=refine)
-            for refine in ((23, 21, 19), (22, 17, 12, 7))
+            f"refined at {' '.join(map(str, refine))}": way(
+                elevated, numbers=replace(NUMBERS, refine=refine)
+            )
+            for refine in ((24, 20, 16), (24, 18, 12, 8), (16,))
         },
         "T2I guidance 8": way(elevated, guidance_scale=8.0),
         "4 T2V steps": way(elevated, t2v_steps=4),
-        "stride 2": way(composed, rule="own levels, stride 2"),
+        "shared noise 1": way(elevated, numbers=replace(NUMBERS, fresh_noise=1.0)),
     }
 )
 """VideoElevator with one number changed: detail against steadiness, quality against cost."""

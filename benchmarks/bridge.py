@@ -17,11 +17,13 @@ import elevator as el
 from benchmarks._measure import arguments, measure, save, table
 from elevator import world, zoo
 from elevator.hosts.codec import LatentBridge, SameSpace, bridge
+from elevator.recipes import PRESETS
 from elevator.samplers import mixed_noise
 from elevator.zoo.recogniser import shares
-from elevator.zoo.sampling import NUMBERS
 
 __all__ = ["across"]
+
+NUMBERS = PRESETS["world-inverted"]
 
 
 def across(

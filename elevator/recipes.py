@@ -1,5 +1,6 @@
 """Named compositions: each paper's defaults live here, in numbers, and nowhere else."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -54,6 +55,8 @@ class Preset:
         shared_noise: weight of the noise all frames share at the start.
         guidance: guidance scale of the T2I.
         video_guidance: guidance scale of the T2V.
+        fresh_noise: None leads refined frames back to noise by inversion, as published; a number
+            noises them anew, and is the weight of the part that frames share (`FreshNoise`).
     """
 
     frames: int
@@ -65,6 +68,7 @@ class Preset:
     shared_noise: float
     guidance: float
     video_guidance: float
+    fresh_noise: float | None = None
 
     def refine_at(self, steps: int) -> tuple[int, ...]:
         """The refinement points (steps remaining) of a run of another length."""
@@ -76,10 +80,12 @@ PRESETS: dict[str, Preset] = {
     "zeroscope": Preset(24, 50, (45, 35, 25, 15), 8, 0.4, 1.0, 1.5, 7.5, 7.5),
     "lavie": Preset(16, 50, (45, 35, 30, 25, 20, 15), 8, 0.5, 1.0, 1.0, 7.5, 7.5),
     "animatelcm": Preset(16, 30, (26, 21, 15, 9), 6, 0.6, 1.0, 0.5, 7.5, 2.0),
-    "world": Preset(8, 25, (22, 17, 12), 8, 0.4, None, 1.0, 6.0, 4.0),
+    "world": Preset(8, 25, (24, 18, 14), 8, 0.4, None, 1.0, 6.0, 4.0, fresh_noise=math.inf),
+    "world-inverted": Preset(8, 25, (22, 17, 12), 8, 0.4, None, 1.0, 6.0, 4.0),
 }
-"""VideoElevator's published settings, by the T2V they were made for (its example scripts), and
-`world` for the built-in models."""
+"""VideoElevator's published settings, by the T2V they were made for (its example scripts), and two
+for the built-in models: `world`, the better one, paints on from noise that all frames share, where
+`world-inverted` inverts as published. `benchmarks/quality_videoelevator.py` compares them."""
 
 
 def preset_for(name: str | Preset) -> Preset:
@@ -123,8 +129,8 @@ def videoelevator(
     Args:
         t2v: the text-to-video model with the prompt, guidance inside.
         invert: the T2I as used for inversion: negative prompt, guidance 1. None: every refined
-            frame is noised anew and painted on by itself, for T2Is that follow no differential
-            equation back: consistency models, and those distilled to a few steps.
+            frame is noised anew, for T2Is that follow no differential equation back: consistency
+            models, and those distilled to a few steps; so it is with presets of `fresh_noise`.
         correct: the T2I as used for the correction: prompt, guidance 1. None: no correction.
         preset: the numbers to start from; arguments given beside it override them.
         steps: num_inference_steps of the run this will be attached to.
@@ -135,7 +141,7 @@ def videoelevator(
             for none.
         solver: makes the T2V's steps; DDIM by default, `LCM()` for consistency models.
         fast: inversions tell the network each latent's own level, which needs no correction, and
-            climb three levels per network call. Without `invert` there is nothing to climb.
+            climb three levels per network call. Without an inversion there is nothing to climb.
         bridge: the way to the T2V's latents where they are not the T2I's: `el.bridge(t2i, t2v)`.
         patches: changes inside the T2I; `()` leaves frames independent.
 
@@ -160,6 +166,11 @@ def videoelevator(
             "correct=... mends the error of an inversion, and there is none without invert=...; "
             "give both or neither"
         )
+    if fast and numbers.fresh_noise is not None:
+        problems.append(
+            "fast shortens inversions, and this preset makes none: refined frames are noised anew; "
+            "leave fast out, or give replace(preset, fresh_noise=None)"
+        )
     if problems:
         raise CheckError(problems)
     if not points:
@@ -180,8 +191,8 @@ def videoelevator(
         at(indices, edit),
     )
     rule: Renoise[Any]
-    if invert is None:
-        rule = FreshNoise()
+    if invert is None or numbers.fresh_noise is not None:
+        rule = FreshNoise(numbers.fresh_noise or 0.0)
     elif fast:
         rule = DDIMInversion(invert, stride=FAST_STRIDE, told="own")
     else:

@@ -8,11 +8,12 @@ that needs it.
 |---|---|---|
 | none | the host's solver | `chain`, `at`, ... |
 | `KeepNoise` | $\alpha' c' + \sigma' n$, with the host's predicted noise | Upscale-A-Video |
-| `FreshNoise` | $\alpha' c' + \sigma' \eta$, with newly drawn noise | SDEdit |
+| `FreshNoise` | $\alpha' c' + \sigma' \eta$, with new noise, shared or not | SDEdit |
 | `FreshKnown` (in `elevator.samplers`) | the same where known, else the host's | RePaint |
 | `DDIMInversion` (in `elevator.samplers`) | DDIM inversion of $c'$ | VideoElevator |
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, final
 
 from elevator.hook import Hook, Host, Run, Step, parts
 from elevator.latent import Latent
+from elevator.noise import Key
 from elevator.papers import SDEDIT, UPSCALE_A_VIDEO
 
 __all__ = ["FreshNoise", "KeepNoise", "Renoise", "renoise", "renoise_conflicts", "rules"]
@@ -185,10 +187,31 @@ class KeepNoise(Renoise[tuple[()]]):
 class FreshNoise(Renoise[tuple[()]]):
     r"""Draw new noise: $x' = \alpha' c' + \sigma' \eta$, with $\eta \sim N(0, I)$.
 
-    As in SDEdit (Meng et al. 2022, arXiv 2108.01073).
+    As in SDEdit (Meng et al. 2022, arXiv 2108.01073). Frames that an image model paints on from
+    noise of their own part again; with a weight $a$ they have a part of it in common, as in
+    `samplers.mixed_noise`:
+
+    $$\eta_i = (a\, \eta_0 + \epsilon_i) / \sqrt{1 + a^2} .$$
+
+    Attributes:
+        shared: the weight, from 0 (none) to `math.inf` (all frames get the same noise). The common
+            part is the same for every window and chunk of a long clip.
+
+    Raises:
+        ValueError: a negative weight.
     """
 
+    shared: float = 0.0
+
     paper: ClassVar[str | None] = SDEDIT
+
+    def __post_init__(self) -> None:
+        """Check the weight."""
+        if not self.shared >= 0:
+            raise ValueError(
+                f"FreshNoise shared={self.shared!r} is no weight; give a number from 0 (frames "
+                "have noise of their own) to math.inf (all have the same)"
+            )
 
     def update(
         self, clean: Latent | None, proposed: Latent, step: Step, state: tuple[()]
@@ -196,4 +219,14 @@ class FreshNoise(Renoise[tuple[()]]):
         """Re-noise where the hook changed the estimate."""
         if clean is None:
             return proposed, state
-        return step.next.alpha * clean + step.next.sigma * step.draw("renoise"), state
+        return step.next.alpha * clean + step.next.sigma * self._noise(step), state
+
+    def _noise(self, step: Step) -> Latent:
+        if self.shared == 0:
+            return step.draw("renoise")
+        clips, channels, _, height, width = step.run.shape
+        key = Key(step.index, step.place, "renoise shared")  # of no frame
+        still = step.run.noise(key, (clips, channels, 1, height, width), step.run.device)
+        if math.isinf(self.shared):
+            return still
+        return (self.shared * still + step.draw("renoise")) / math.hypot(1, self.shared)

@@ -101,7 +101,7 @@ def test_arrangements_from_parts_are_the_pipelines() -> None:
     models, scene = Models(steps=3), world.draw(1, seed=0, split="held-out")[0]
     whole, parts = elevated(models, scene, 0), composed(models, scene, 0)
     assert torch.allclose(whole, parts, atol=1e-4)
-    assert not torch.allclose(whole, composed(models, scene, 0, rule="same noise"), atol=1e-2)
+    assert not torch.allclose(whole, composed(models, scene, 0, rule="predicted"), atol=1e-2)
 
 
 def test_columns_stay_in_line_however_long_the_names() -> None:

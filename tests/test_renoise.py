@@ -1,6 +1,7 @@
 """Re-noising rules: their formulas, when they run, and what they refuse."""
 
 import inspect
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, final
@@ -78,6 +79,31 @@ def test_fresh_noise_is_its_formula_with_keyed_noise() -> None:
     after = step.run.schedule[3]
     drawn = step.run.noise(Key(2, (4, 1), "renoise"), SHAPE, torch.device("cpu"))
     assert torch.equal(latent, after.alpha * clean + after.sigma * drawn)
+
+
+def test_fresh_noise_may_be_shared_by_frames() -> None:
+    step = replace(make_step(make_run(), 2), place=(4,))
+    clean, proposed = torch.zeros(SHAPE), make_latent(SHAPE, 2)
+    noises = {
+        a: FreshNoise(a).update(clean, proposed, step, ())[0] / step.next.sigma
+        for a in (0.0, 2.0, math.inf)
+    }
+    own, mixed, still = noises.values()
+    assert torch.equal(still[:, :, :1].expand(SHAPE), still)
+    torch.testing.assert_close(mixed, (2 * still + own) / math.sqrt(5))
+    later = replace(step, run=replace(step.run, first_frame=40))
+    assert torch.equal(
+        FreshNoise(math.inf).update(clean, proposed, later, ())[0], step.next.sigma * still
+    )
+    assert not torch.equal(
+        FreshNoise().update(clean, proposed, later, ())[0], step.next.sigma * own
+    )
+    other = replace(step, index=3)
+    assert not torch.allclose(
+        FreshNoise(math.inf).update(clean, proposed, other, ())[0] / other.next.sigma, still
+    )
+    with pytest.raises(ValueError, match=r"shared=-1 is no weight; give a number from 0"):
+        FreshNoise(-1)
 
 
 def test_at_the_last_step_the_clean_estimate_remains() -> None:
@@ -242,7 +268,8 @@ def test_rules_confined_from_outside_do_not_conflict() -> None:
 def test_a_rule_around_a_rule_is_refused() -> None:
     hook: Hook[Any] = renoise(chain(renoise(Drift(1.0), KeepNoise()), Trail()), FreshNoise())
     assert list(hook.check(HOST)) == [
-        "renoise(chain(renoise(Drift(by=1.0), KeepNoise()), Trail(weight=0.5)), FreshNoise()) puts "
+        "renoise(chain(renoise(Drift(by=1.0), KeepNoise()), Trail(weight=0.5)), "
+        "FreshNoise(shared=0.0)) puts "
         "a re-noising rule around a hook that has one already; bind each rule to its own hook and "
         "chain the results"
     ]

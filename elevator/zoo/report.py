@@ -11,7 +11,7 @@ import base64
 import html
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,6 +39,8 @@ __all__ = ["write"]
 
 SCALE, MILLISECONDS = 2, 125
 """How much clips are enlarged, and how long a frame lasts."""
+WAYS = ("shared noise", "inverted", "inverted fast")
+"""How refined frames go back to noise."""
 MEASURED = 4
 """Captions on which quality is measured against cost."""
 
@@ -169,16 +171,17 @@ def _points(
     yield _point("truth", 0, truth, judge, scenes)
     alone = [film(pipe, text, seed + i, numbers=numbers) for i, text in enumerate(captions)]
     yield _point("T2V", 2 * numbers.steps, torch.stack(alone), judge, scenes)
-    for fast in (False, True):
+    for way in WAYS:
+        own = numbers if way == "shared noise" else replace(numbers, fresh_noise=None)
         for points in _refinements(numbers):
-            label = f"{len(points)}{', fast' * fast}"
+            label = f"{len(points)}, {way}"
             progress(f"quality and cost: {label}")
-            changes: dict[str, Any] = {"refine": points, "fast": fast}
+            changes: dict[str, Any] = {"refine": points, "fast": way == "inverted fast"}
             clips = [
-                elevate(pipe, text, seed + i, numbers=numbers, **changes)
+                elevate(pipe, text, seed + i, numbers=own, **changes)
                 for i, text in enumerate(captions)
             ]
-            cost = pipe.plan(captions[0], preset=numbers, **changes).frame_forwards()
+            cost = pipe.plan(captions[0], preset=own, **changes).frame_forwards()
             yield _point(label, cost / numbers.frames, torch.stack(clips), judge, scenes)
 
 
@@ -257,12 +260,12 @@ def _cost_plot(points: Sequence[Point]) -> str:
     truth, video, *arrangements = points
     figure = Figure(figsize=(7.5, 3.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), ("sharpness", "change"), strict=True):
-        for fast, mark in ((False, "o-"), (True, "s-")):
-            shown = [point for point in arrangements if point.label.endswith("fast") == fast]
+        for way, mark in zip(WAYS, ("o-", "^-", "s-"), strict=True):
+            shown = [point for point in arrangements if point.label.endswith(f", {way}")]
             cost, quality = [p.cost for p in shown], [getattr(p, name) for p in shown]
-            axes.plot(cost, quality, mark, label="fast" if fast else "exact")
+            axes.plot(cost, quality, mark, label=way)
             for point, x, y in zip(shown, cost, quality, strict=True):
-                count = point.label.removesuffix(", fast")
+                count = point.label.removesuffix(f", {way}")
                 axes.annotate(count, (x, y), xytext=(4, 4), textcoords="offset points")
         for point, style in ((truth, "--"), (video, ":")):
             axes.axhline(getattr(point, name), color="grey", linestyle=style, label=point.label)
@@ -311,8 +314,9 @@ $rows
 refinements of the first caption where it runs (all but the last). Flicker is what is high.</p>
 $spectrum
 <h2>Quality against cost</h2>
-<p>More refinements cost network calls; <em>fast</em> inverts in strides of three and does without
-the correction. Means over $measured captions: sharpness is the mean absolute Laplacian, change the
+<p>More refinements cost network calls. Refined frames are noised anew, with noise that all share,
+or inverted as published, or <em>inverted fast</em>, in strides of three and without the correction.
+Means over $measured captions: sharpness is the mean absolute Laplacian, change the
 mean difference of neighbouring frames along the object's way, words the share of textures, colours
 and shapes that the recogniser reads as told, motion that of motions. Numbers beside the points
 count the refinements.</p>

@@ -1,6 +1,7 @@
 """VideoElevator as one object: arguments, outputs, saving, devices, errors."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,36 @@ def test_fast_halves_the_t2i_work(pipe: Any) -> None:
         assert t2v == 2 * numbers.frames * numbers.t2v_steps * len(numbers.refine)
         assert exact <= 0.87 * published, name
         assert fast <= 0.5 * published, name
+
+
+def test_fresh_noise_in_place_of_inversion(pipe: Any) -> None:
+    """From parts, without one call to invert; what frames share is what `FreshNoise` draws."""
+    from elevator.filters import LowPass
+    from elevator.samplers import SDEdit
+
+    numbers = replace(QUICK, fresh_noise=2.0)
+    t2i, t2v = pipe.t2i, pipe.t2v
+    refine = el.chain(
+        el.at({1, 2}, LowPass("gaussian", temporal=0.4, spatial=1.0)),
+        el.at({1, 2, 3}, SDEdit(el.denoiser(t2v, PROMPT, guidance=2.0), steps=2)),
+    )
+    generator = _generator(0)
+    noise = mixed_noise((1, 4, 4, 8, 8), 1.0, generator)
+    hook = el.renoise(refine, el.FreshNoise(2.0))
+    with el.attach(t2i, hook, [CrossFrameAttention()], frames=4):
+        frames = t2i(
+            [PROMPT] * 4,
+            num_inference_steps=5,
+            guidance_scale=3.0,
+            latents=rearrange(noise, "1 c f h w -> f c h w"),
+            generator=generator,
+            output_type="latent",
+        ).images
+    got = _run(pipe, preset=numbers)
+    torch.testing.assert_close(got, rearrange(frames, "f c h w -> 1 c f h w"), atol=1e-4, rtol=1e-4)
+    assert {call.name for call in pipe.plan(PROMPT, preset=numbers).hooks} == {"T2V"}
+    with pytest.raises(el.CheckError, match=r"fast shortens inversions.*leave fast out"):
+        pipe.plan(PROMPT, preset=numbers, fast=True)
 
 
 def test_nothing_is_left_behind(pipe: Any) -> None:

@@ -37,17 +37,22 @@ def test_nothing_outside_the_page_is_asked_for(page: str) -> None:
     assert not re.findall(r"\$[a-z]", page)
 
 
-def test_more_refinements_cost_more_and_fast_costs_less(page: str) -> None:
+def test_more_refinements_cost_more_and_inversions_too(page: str) -> None:
     rows = re.findall(r"<tr><th>([^<]+)</th><td>(\d+)</td><td>0\.", page)
     costs = {label: int(cost) for label, cost in rows}
-    assert [*costs] == ["truth", "T2V", "1", "2", "3", "1, fast", "2, fast", "3, fast"]
-    assert 0 == costs["truth"] < costs["T2V"] < costs["1"] < costs["2"] < costs["3"]
-    assert costs["3, fast"] < costs["3"]
+    ways = ("shared noise", "inverted", "inverted fast")
+    assert [*costs] == ["truth", "T2V", *(f"{count}, {way}" for way in ways for count in (1, 2, 3))]
+    assert 0 == costs["truth"] < costs["T2V"]
+    for way in ways:
+        assert costs[f"1, {way}"] < costs[f"2, {way}"] < costs[f"3, {way}"]
+    assert costs["3, shared noise"] < costs["3, inverted fast"] < costs["3, inverted"]
     assert page.count("<svg") == 2
 
 
 def test_a_plot_is_the_same_every_time() -> None:
-    points = [Point(label, 1, 2, 3, 1, 1) for label in ("truth", "T2V", "1", "1, fast")]
+    points = [
+        Point(label, 1, 2, 3, 1, 1) for label in ("truth", "T2V", "1, inverted", "1, shared noise")
+    ]
     assert _cost_plot(points) == _cost_plot(points)
 
 
