@@ -25,7 +25,7 @@ from elevator.zoo.sampling import NUMBERS, as_clip, elevate, film, paint, pair
 __all__ = [
     "ABLATIONS",
     "CURVE",
-    "FAST",
+    "INVERSIONS",
     "INVERTED",
     "MAIN",
     "RIVALS",
@@ -227,15 +227,16 @@ MAIN: Mapping[str, Way] = MappingProxyType(
         "truth, degraded": way(drawn, look=degraded),
         "T2V": way(filmed),
         "VideoElevator": way(elevated),
-        "VideoElevator, inverted": way(elevated, numbers=INVERTED),
     }
 )
-"""The method with noise that frames share and with the published inversion, and what it starts
-from."""
-FAST: Mapping[str, Way] = MappingProxyType(
-    {"VideoElevator, inverted fast": way(elevated, numbers=INVERTED, fast=True)}
+"""The method, and what it starts from."""
+INVERSIONS: Mapping[str, Way] = MappingProxyType(
+    {
+        "VideoElevator, inverted": way(elevated, numbers=INVERTED),
+        "VideoElevator, inverted fast": way(elevated, numbers=INVERTED, fast=True),
+    }
 )
-"""The cheaper inversion."""
+"""The method with the published inversion, and with the cheaper one."""
 RIVALS: Mapping[str, Way] = MappingProxyType(
     {
         "T2I frame by frame": way(painted),

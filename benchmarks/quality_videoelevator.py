@@ -15,7 +15,16 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks._arrangements import ABLATIONS, CURVE, FAST, MAIN, RIVALS, STYLED, Models, Way
+from benchmarks._arrangements import (
+    ABLATIONS,
+    CURVE,
+    INVERSIONS,
+    MAIN,
+    RIVALS,
+    STYLED,
+    Models,
+    Way,
+)
 from benchmarks._claims import claims, told
 from benchmarks._kept import share
 from benchmarks._measure import RESULTS, save, table
@@ -46,7 +55,7 @@ class Group(NamedTuple):
 
 GROUPS: Mapping[str, Group] = {
     "main": Group(MAIN, beside=()),
-    "fast": Group(FAST, 1 / 4),
+    "inverted": Group(INVERSIONS, 1 / 4),
     "rivals": Group(RIVALS, 3 / 16),
     "removed": Group(ABLATIONS, 1 / 16),
     "other models": Group(STYLED, 1 / 8),
@@ -173,7 +182,7 @@ def _draw(rows: Mapping[str, Mapping[str, float]]) -> None:
 
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
-    marks = {"refined": "o", "T2I": "s", "T2V steps": "^", "stride": "x", "Video": "*"}
+    marks = {"refined": "o", "T2I": "s", "T2V steps": "^", "shared": "x", "Video": "*"}
     for kind, mark in marks.items():
         shown = {name: row for name, row in rows.items() if kind in name}
         steady, detail = ([row[k] for row in shown.values()] for k in ("change", "sharpness"))

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks._arrangements import FAST, INVERTED, MAIN, Models
+from benchmarks._arrangements import INVERSIONS, INVERTED, Models
 from benchmarks._claims import relative_distance
 from benchmarks._measure import save, table
 from benchmarks._rows import Interval, Judge, Kept, cut, difference
@@ -136,8 +136,10 @@ def _times(pipe: Any, repeats: int, steps: int | None) -> tuple[dict[str, dict[s
 def _quality(kept: Kept, count: int) -> dict[str, Interval]:
     """`fast` minus the exact recipe, with the relative distance to crisp stills."""
     judge, name = Judge(), "VideoElevator, inverted"
-    exact = judge.rows(kept.clips(name, MAIN[name], count), kept.scenes(count))
-    fast = judge.rows(kept.clips(f"{name} fast", FAST[f"{name} fast"], count), kept.scenes(count))
+    exact = judge.rows(kept.clips(name, INVERSIONS[name], count), kept.scenes(count))
+    fast = judge.rows(
+        kept.clips(f"{name} fast", INVERSIONS[f"{name} fast"], count), kept.scenes(count)
+    )
     found = {column: difference(fast, exact, column) for column in COMPARED}
     found["distance, relative"] = relative_distance(judge, fast, cut(exact, slice(count)))
     return found
