@@ -1,6 +1,7 @@
 """Named compositions: each paper's defaults live here, in numbers, and nowhere else."""
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -243,7 +244,7 @@ def upscale_preset_for(name: str | UpscalePreset) -> UpscalePreset:
 
 
 def upscale_a_video(
-    flow: Flow,
+    flow: Flow | Future[Flow],
     propagate: Sequence[int] = (24, 26, 28),
     *,
     fuse: float = 0.5,
@@ -259,7 +260,7 @@ def upscale_a_video(
     an image-to-image pipeline, a video pipeline.
 
     Args:
-        flow: between the frames of the clip.
+        flow: between the frames of the clip, or a future of it; see `Propagate`.
         propagate: loop indices, 0 (noisiest) to the number of steps less one; () for none.
         fuse: share of the neighbour.
         alpha1: as for `Propagate`.

@@ -21,8 +21,8 @@ __all__ = ["ClipUpscaler"]
 class ClipUpscaler:
     """Stretches of a clip by `VideoUpscalePipeline`, noise by absolute frame.
 
-    Text is encoded once, for the first stretch. Flow is estimated once a stretch, before its first
-    step, on which all of them would wait: beside them it is a fraction of one.
+    Text is encoded once, for the first stretch. Flow is estimated once a stretch, on the CPU beside
+    the steps that come before propagation.
 
     Attributes:
         pipeline: where its networks lie is where they compute.

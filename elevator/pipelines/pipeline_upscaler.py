@@ -3,6 +3,8 @@
 import inspect
 import math
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -17,6 +19,7 @@ from elevator.filters import DIS, Flow, FlowEstimator
 from elevator.models import CrossFrameAttention
 from elevator.patch import Patch
 from elevator.pipelines.identity import computed_on, name_of, parts_of, weights_fingerprint
+from elevator.pipelines.motion import flow_beside
 from elevator.recipes import UPSCALE_PRESETS, upscale_a_video
 from elevator.video.windows import blend, spans
 
@@ -54,7 +57,7 @@ class PipelineUpscaler:
         enlarge: how many times larger image-to-image makes frames.
         propagate: loop indices of propagation, 0 (noisiest) to `steps` - 1; None for late ones, ()
             for none. Image-to-image runs only the last `strength` of its steps.
-        flow: estimator for propagation.
+        flow: estimator for propagation; on the CPU it works beside the steps before.
         inflate: let frames attend to the first of their chunk.
         shared: all frames get the same noise; False: each its own, by absolute frame.
         chunk: frames sampled at once.
@@ -205,9 +208,6 @@ class PipelineUpscaler:
         below, right = (-side % _multiple(self.pipeline) for side in given.shape[2:])
         given = pad(given, (0, right, 0, below), mode="replicate")
         indices = self._indices if count > 1 else ()
-        moves = still(count)
-        if indices:
-            moves = self.flow(2 * frames.float().transpose(0, 1)[None] - 1)
         seeds = [self.seed + (0 if self.shared else first + place) for place in range(count)]
         optional: dict[str, Any] = {
             "strength": self.strength,
@@ -219,8 +219,18 @@ class PipelineUpscaler:
             for name, value in optional.items()
             if name in self._takes and value is not None
         }
-        hook = upscale_a_video(moves, indices).hook
-        with attach(self.pipeline, hook, self._patches, frames=count):
+        motion: AbstractContextManager[Flow | Future[Flow]] = nullcontext(still(count))
+        if indices:
+            motion = flow_beside(2 * frames.float().transpose(0, 1)[None] - 1, self.flow)
+        with (
+            motion as flow,
+            attach(
+                self.pipeline,
+                upscale_a_video(flow, indices).hook,
+                self._patches,
+                frames=count,
+            ),
+        ):
             made = self.pipeline(
                 prompt=[self.prompt] * count,
                 image=given,

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from elevator.errors import CheckError
-from elevator.filters import Flow
 from elevator.hosts.scheduler import is_hooked
 from elevator.pipelines.arguments import given_or
 from elevator.pipelines.views import Views
@@ -38,7 +37,6 @@ __all__ = [
     "Colour",
     "UpscaleCall",
     "at_least",
-    "cut_flow",
     "latent_shape",
     "pixels",
     "require",
@@ -297,11 +295,6 @@ def pixels(frames: Clip) -> Float[Tensor, "b 3 f h w"]:
         return frames.float()
     pixels = torch.from_numpy(np.ascontiguousarray(as_bytes(frames)))
     return rearrange(pixels, "f h w c -> 1 c f h w").float() / 127.5 - 1
-
-
-def cut_flow(flow: Flow | None, tile: Tile) -> Flow | None:
-    """The flow within a tile."""
-    return None if flow is None else Flow(*(tile.cut(part) for part in flow))
 
 
 def scaled_tile(tile: Tile, factor: int) -> Tile:

@@ -1,6 +1,7 @@
 """The work of a call of `VideoUpscalePipeline`: sampling, decoding, and colours."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, final
@@ -17,9 +18,9 @@ from elevator.hook import Hook
 from elevator.latent import Latent, publish_frames
 from elevator.noise import Key, Noise
 from elevator.patch import Patch
+from elevator.pipelines.motion import cut_flow
 from elevator.pipelines.upscale_call import (
     UpscaleCall,
-    cut_flow,
     latent_shape,
     scaled_tile,
     within,
@@ -42,7 +43,7 @@ class Sources:
         noise: where all noise comes from.
         generator: what it was made from, for who looks on.
         latents: initial noise (b, c, f, h, w), if the caller gave it.
-        flow: of the whole clip; None without propagation.
+        flow: of the whole clip, or a future of it; None without propagation.
         hook: one of the caller's, run after propagation.
         patches: changes inside the U-Net.
     """
@@ -51,7 +52,7 @@ class Sources:
     noise: Noise
     generator: torch.Generator | list[torch.Generator] | None
     latents: Latent | None
-    flow: Flow | None
+    flow: Flow | Future[Flow] | None
     hook: Hook[Any] | None
     patches: Sequence[Patch]
 
@@ -65,9 +66,10 @@ def enlarged(
     made: Tensor | None = None
     with pipe.progress_bar(total=call.steps * len(plan)) as bar:
         for seen, kept in plan:
-            recipe = pipe.recipe(
-                cut_flow(given.flow, seen), call.propagate, given.hook, given.patches
-            )
+            flow = given.flow
+            if flow is not None and len(plan) > 1:
+                flow = cut_flow(flow, seen)
+            recipe = pipe.recipe(flow, call.propagate, given.hook, given.patches)
             start = None if given.latents is None else seen.cut(given.latents)
             part = _sampled(pipe, seen.cut(low), call, given, recipe, start, bar.update)
             if call.output != "latent":

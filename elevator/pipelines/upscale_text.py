@@ -10,7 +10,7 @@ from torch import Tensor
 from elevator.errors import CheckError
 from elevator.recipes import UpscalePreset
 
-__all__ = ["encoded", "rows_of_call", "words_of_call"]
+__all__ = ["encoded", "require_one_per_clip", "rows_of_call", "words_of_call"]
 
 
 def words_of_call(
@@ -48,6 +48,32 @@ def encoded(pipe: Any, prompt: str | Sequence[str], clips: int) -> Float[Tensor,
     return pipe.text_encoder(ids.to(pipe._execution_device))[0]
 
 
+def require_one_per_clip(
+    clips: int,
+    words: tuple[str | list[str], str | list[str]],
+    embeds: tuple[Tensor | None, Tensor | None],
+) -> None:
+    """Refuse another number of prompts, or rows of embeddings, than of clips.
+
+    Args:
+        clips: how many are made.
+        words: prompts, and what to avoid.
+        embeds: embeddings that were given instead of them.
+
+    Raises:
+        CheckError: neither one for all nor one per clip.
+    """
+    prompts, against = ([text] if isinstance(text, str) else text for text in words)
+    for name, one in (
+        ("prompts", prompts if embeds[0] is None else None),
+        ("negative prompts", against),
+        ("rows of prompt_embeds", embeds[0]),
+        ("rows of negative_prompt_embeds", embeds[1]),
+    ):
+        if one is not None and len(one) not in (1, clips):
+            raise CheckError([f"{len(one)} {name} for {clips} clips; give one, or one per clip"])
+
+
 def rows_of_call(
     pipe: Any,
     clips: int,
@@ -64,24 +90,13 @@ def rows_of_call(
         words: prompts, and what to avoid.
         embeds: embeddings that were given instead of them.
         guided: whether there is guidance.
-
-    Raises:
-        CheckError: not one prompt, or row of embeddings, per clip.
     """
-    prompts, against = ([text] if isinstance(text, str) else text for text in words)
-    given, given_against = embeds
-    for name, one in (
-        ("prompts", prompts if given is None else None),
-        ("negative prompts", against),
-        ("rows of prompt_embeds", given),
-        ("rows of negative_prompt_embeds", given_against),
-    ):
-        if one is not None and len(one) not in (1, clips):
-            raise CheckError([f"{len(one)} {name} for {clips} clips; give one, or one per clip"])
-    rows = pipe.encode_prompt(words[0], clips) if given is None else given
+    rows, against = embeds
+    if rows is None:
+        rows = pipe.encode_prompt(words[0], clips)
     rows = rows.expand(clips, -1, -1)
     if not guided:
         return rows
-    if given_against is None:
-        given_against = pipe.encode_prompt(words[1], clips)
-    return torch.cat([given_against.expand(clips, -1, -1), rows])
+    if against is None:
+        against = pipe.encode_prompt(words[1], clips)
+    return torch.cat([against.expand(clips, -1, -1), rows])

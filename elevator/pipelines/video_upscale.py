@@ -1,6 +1,7 @@
 """Upscale-A-Video as one object: a clip in, a larger one out."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,12 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elevator.combine import chain, identity
-from elevator.filters import DIS, Flow, FlowEstimator
+from elevator.filters import Flow, FlowEstimator
 from elevator.hook import Hook
 from elevator.latent import Latent
 from elevator.noise import Key, Noise
 from elevator.patch import Patch
 from elevator.pipelines.arguments import given_or
+from elevator.pipelines.motion import flow_of_call
 from elevator.pipelines.output import VideoUpscaleOutput
 from elevator.pipelines.published_tree import load_published
 from elevator.pipelines.saved import load_saved
@@ -34,7 +36,12 @@ from elevator.pipelines.upscale_call import (
 )
 from elevator.pipelines.upscale_noise import noise_of_call
 from elevator.pipelines.upscale_sampling import Sources, coloured, enlarged
-from elevator.pipelines.upscale_text import encoded, rows_of_call, words_of_call
+from elevator.pipelines.upscale_text import (
+    encoded,
+    require_one_per_clip,
+    rows_of_call,
+    words_of_call,
+)
 from elevator.recipes import Recipe, UpscalePreset, upscale_a_video, upscale_preset_for
 
 __all__ = ["VideoUpscaleOutput", "VideoUpscalePipeline"]
@@ -270,9 +277,10 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
             propagate: loop indices where clean estimates are propagated, 0 (noisiest) to the number
                 of steps less one; () for none. The preset's are scaled to the steps.
             flow: estimator for propagation, or the flow of these frames; OpenCV's DIS by default.
-                It is estimated once, before the first step and for all windows, tiles and steps: it
-                depends on the frames alone and takes a fraction of a step's time, so that to run
-                it beside the sampling would gain nothing to speak of.
+                It is estimated once for all windows, tiles and steps. An estimator that computes
+                on the CPU (DIS, RAFT that lies there, a function of frames there) works in a thread
+                beside the sampling, and the first step that propagates waits for it (of several
+                published tiles, the first); any other runs before the first step.
             window: frames the network sees at once.
             overlap: frames two windows share at least, less than `window`.
             tile: side in pixels of a tile of the picture; 320 by default, or the published 256 (and
@@ -327,24 +335,21 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
         require(self, call, low, latents, generator)
         clips, (height, width) = len(low), low.shape[-2:]
         low = at_least(low, SMALLEST)
-        text = rows_of_call(
-            self,
-            clips,
-            words_of_call(numbers, prompt, negative_prompt),
-            (prompt_embeds, negative_prompt_embeds),
-            guided=call.guided,
-        )
+        words = words_of_call(numbers, prompt, negative_prompt)
+        embeds = prompt_embeds, negative_prompt_embeds
+        require_one_per_clip(clips, words, embeds)
         self._interrupt = False
-        given = Sources(
-            text=text,
-            noise=noise_of_call(noise, generator, published=call.published),
-            generator=generator,
-            latents=None if latents is None else at_least(latents, SMALLEST),
-            flow=self._flow(low, flow) if call.propagate else None,
-            hook=hook,
-            patches=patches,
-        )
-        made = enlarged(self, low, call, given)
+        with flow_of_call(low, flow, call.propagate) as moves:
+            given = Sources(
+                text=rows_of_call(self, clips, words, embeds, guided=call.guided),
+                noise=noise_of_call(noise, generator, published=call.published),
+                generator=generator,
+                latents=None if latents is None else at_least(latents, SMALLEST),
+                flow=moves,
+                hook=hook,
+                patches=patches,
+            )
+            made = enlarged(self, low, call, given)
         factor = 1 if output_type == "latent" else self.scale
         video: Any = made[..., : factor * height, : factor * width]
         if output_type != "latent":
@@ -355,7 +360,7 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
 
     def recipe(
         self,
-        flow: Flow | None,
+        flow: Flow | Future[Flow] | None,
         propagate: Sequence[int],
         hook: Hook[Any] | None = None,
         patches: Sequence[Patch] = (),
@@ -363,10 +368,3 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
         """The hook and the patches a call with these arguments attaches; see `__call__`."""
         own = identity() if flow is None else upscale_a_video(flow, propagate).hook
         return Recipe(own if hook is None else chain(own, hook), tuple(patches))
-
-    def _flow(self, low: Float[Tensor, "b 3 f h w"], flow: FlowEstimator | Flow | None) -> Flow:
-        """The clip's flow, once for all tiles and steps."""
-        if isinstance(flow, Flow):
-            return flow.resize(*low.shape[-2:])
-        estimator: FlowEstimator = DIS() if flow is None else flow
-        return estimator(low.float())

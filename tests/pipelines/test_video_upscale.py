@@ -1,6 +1,8 @@
 """The upscaler of clips: the published loop, cuts without a trace, noise by place, its files."""
 
 import json
+import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -321,6 +323,50 @@ def test_flow_is_estimated_once_from_the_frames(pipe: Any) -> None:
         made, run(pipe, low, flow=still(4, 8, 6), propagate=(0, 1), tile=8, tile_overlap=2)
     )
     run(pipe, low, propagate=(1,))  # OpenCV's
+
+
+def test_flow_is_estimated_while_the_network_is_at_work(pipe: Any) -> None:
+    """An estimator that needs the network to be called first would else wait for ever."""
+    called = threading.Event()
+
+    def estimate(frames: Tensor) -> Flow:
+        assert called.wait(20)
+        return still(4, 8, 6)
+
+    handle = pipe.unet.register_forward_hook(lambda *_: called.set())
+    try:
+        made = run(pipe, clip(4), flow=estimate, propagate=(1,))
+    finally:
+        handle.remove()
+    assert torch.equal(made, run(pipe, clip(4), flow=still(4, 8, 6), propagate=(1,)))
+    more = {"propagate": (0, 1), "arrangement": "published"}
+    made = run(pipe, clip(4), flow=estimate, **more)
+    assert torch.equal(made, run(pipe, clip(4), flow=still(4, 8, 6), **more))
+
+
+def test_what_an_estimator_raises_comes_out_and_no_thread_stays(pipe: Any) -> None:
+    error, before = LookupError("no flow today"), threading.active_count()
+
+    def fail(frames: Tensor) -> Flow:
+        raise error
+
+    with pytest.raises(LookupError) as raised:
+        run(pipe, clip(4), flow=fail, propagate=(1,))
+    assert raised.value is error
+    ended: list[bool] = []
+
+    def slow(frames: Tensor) -> Flow:
+        time.sleep(0.2)
+        ended.append(True)
+        return still(4, 8, 6)
+
+    def stop(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(pipe, clip(4), flow=slow, propagate=(1,), callback_on_step_end=stop)
+    assert ended == [True]
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
