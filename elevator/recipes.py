@@ -228,9 +228,9 @@ UPSCALE_PRESETS: dict[str, UpscalePreset] = {
 }
 """Upscale-A-Video's published settings, by the footage they were made for; `animation` is meant
 with the conditioned autoencoder, which the published tree holds beside the plain one: ask for it
-with `VideoUpscalePipeline.from_published(tree, video_vae=True)`, or with
-`elevator.pipelines.upscalers.load_upscaler(tree, video_vae=True)`. `world` is for the built-in
-upscaler."""
+with `VideoUpscalePipeline.from_published(tree, video_vae=True)`, with
+`elevator.pipelines.upscalers.load_upscaler(tree, video_vae=True)`, or with
+`elevator upscale --pipe tree --video-vae`. `world` is for the built-in upscaler."""
 
 
 def upscale_preset_for(name: str | UpscalePreset) -> UpscalePreset:

@@ -10,7 +10,14 @@ from torch import nn
 from elevator.errors import CheckpointError
 from elevator.models import TemporalUNet, VideoVAE
 
-__all__ = ["load_published"]
+__all__ = ["is_published", "load_published"]
+
+_CONFIG = Path("unet", "unet_video_config.json")
+
+
+def is_published(folder: str | Path) -> bool:
+    """Whether a folder is that tree, and no pipeline that was saved."""
+    return (Path(folder).expanduser() / _CONFIG).is_file()
 
 
 def load_published(folder: str | Path, *, video_vae: bool, dtype: torch.dtype) -> dict[str, Any]:
@@ -42,9 +49,7 @@ def load_published(folder: str | Path, *, video_vae: bool, dtype: torch.dtype) -
         }
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{root} cannot be loaded: {error}") from error
-    unet = TemporalUNet.from_published(
-        _weights(root / "unet", "unet_video"), root / "unet" / "unet_video_config.json"
-    )
+    unet = TemporalUNet.from_published(_weights(root / "unet", "unet_video"), root / _CONFIG)
     vae = VideoVAE.from_published(
         _weights(root / "vae", name), root / "vae" / f"{name}_config.json"
     )

@@ -20,6 +20,7 @@ from elevator.models import CrossFrameAttention
 from elevator.pipelines.clip_upscaler import ClipUpscaler
 from elevator.pipelines.identity import denoising_network, weights_fingerprint
 from elevator.pipelines.pipeline_upscaler import PipelineUpscaler, still
+from elevator.pipelines.published_tree import is_published
 from elevator.pipelines.video_upscale import VideoUpscalePipeline
 from elevator.recipes import upscale_a_video
 
@@ -58,8 +59,8 @@ def load_upscaler(
         CheckpointError: it cannot be loaded, or is no upscaler.
         CheckError: the settings do not fit it.
     """
-    hub, tree = dict(hub or {}), Path(source).expanduser()
-    if (tree / "unet" / "unet_video_config.json").is_file():
+    hub, tree = dict(hub or {}), Path(source)
+    if is_published(tree):
         published = VideoUpscalePipeline.from_published(
             tree, video_vae=bool(video_vae), dtype=dtype
         )
