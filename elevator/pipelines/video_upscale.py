@@ -36,12 +36,7 @@ from elevator.pipelines.upscale_call import (
 )
 from elevator.pipelines.upscale_noise import noise_of_call
 from elevator.pipelines.upscale_sampling import Sources, coloured, enlarged
-from elevator.pipelines.upscale_text import (
-    encoded,
-    require_one_per_clip,
-    rows_of_call,
-    words_of_call,
-)
+from elevator.pipelines.upscale_text import Text, encoded
 from elevator.recipes import Recipe, UpscalePreset, upscale_a_video, upscale_preset_for
 
 __all__ = ["VideoUpscaleOutput", "VideoUpscalePipeline"]
@@ -167,6 +162,8 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
     def encode_prompt(self, prompt: str | Sequence[str], clips: int) -> Float[Tensor, "b n d"]:
         """The text encoder's last hidden state for a prompt per clip, or one for all.
 
+        What does not fit the tokenizer is cut off.
+
         Raises:
             CheckError: there is no text encoder.
         """
@@ -184,6 +181,8 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n d"] | None]:
         """What a call with these arguments encodes, for who calls again and again.
 
+        As a call, it warns of words that do not fit.
+
         Args:
             prompt: as for a call.
             negative_prompt: as for a call.
@@ -198,11 +197,8 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
             CheckError: there is no text encoder, or the preset is unknown.
         """
         numbers = upscale_preset_for(self.config.preset if preset is None else preset)
-        words, against = words_of_call(numbers, prompt, negative_prompt)
-        rows = self.encode_prompt(words, clips)
-        if given_or(guidance_scale, numbers.guidance) <= 1:
-            return rows, None
-        return rows, self.encode_prompt(against, clips)
+        guided = given_or(guidance_scale, numbers.guidance) > 1
+        return Text(numbers, prompt, negative_prompt).rows(self, clips, guided=guided)
 
     def prepare_latents(
         self,
@@ -268,6 +264,7 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
             frames: PIL images, or an array (f, h, w, 3) of floats in [0, 1] or of bytes; or a
                 tensor (b, 3, f, h, w) in [-1, 1] of one clip or more.
             prompt: what the clip shows, one or one per clip; the preset's words of quality follow.
+                What the tokenizer has no room for is cut off; of your own words, with a warning.
             negative_prompt: what to avoid; the preset's by default.
             guidance_scale: any number; 1 or less runs without guidance, at half the cost.
             noise_level: step of the low-resolution noise, 0 to 350: more is more made up.
@@ -335,13 +332,12 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
         require(self, call, low, latents, generator)
         clips, (height, width) = len(low), low.shape[-2:]
         low = at_least(low, SMALLEST)
-        words = words_of_call(numbers, prompt, negative_prompt)
-        embeds = prompt_embeds, negative_prompt_embeds
-        require_one_per_clip(clips, words, embeds)
+        said = Text(numbers, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
+        said.require_one_per_clip(clips)
         self._interrupt = False
         with flow_of_call(low, flow, call.propagate) as moves:
             given = Sources(
-                text=rows_of_call(self, clips, words, embeds, guided=call.guided),
+                text=said.batch(self, clips, guided=call.guided),
                 noise=noise_of_call(noise, generator, published=call.published),
                 generator=generator,
                 latents=None if latents is None else at_least(latents, SMALLEST),
