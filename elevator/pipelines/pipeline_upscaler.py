@@ -89,7 +89,7 @@ class PipelineUpscaler:
     def __post_init__(self) -> None:
         """Check the pipeline and the numbers."""
         problems = []
-        if "image" not in self._takes:
+        if "image" not in self._takes or "frames" in self._takes:
             problems.append(
                 f"{type(self.pipeline).__name__} takes no image; give an image upscaler or an "
                 "image-to-image pipeline (AutoPipelineForImage2Image.from_pipe makes one)"

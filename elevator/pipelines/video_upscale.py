@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elevator.combine import chain, identity
+from elevator.errors import CheckError
 from elevator.filters import Flow, FlowEstimator
 from elevator.hook import Hook
 from elevator.latent import Latent
@@ -227,13 +228,14 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
     @torch.no_grad()
     def __call__(
         self,
-        frames: Clip,
+        frames: Clip | None = None,
         prompt: str | list[str] | None = None,
         negative_prompt: str | list[str] | None = None,
         guidance_scale: float | None = None,
         noise_level: int | None = None,
         num_inference_steps: int | None = None,
         *,
+        image: Any = None,
         preset: str | UpscalePreset | None = None,
         propagate: Sequence[int] | None = None,
         flow: FlowEstimator | Flow | None = None,
@@ -269,6 +271,7 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
             guidance_scale: any number; 1 or less runs without guidance, at half the cost.
             noise_level: step of the low-resolution noise, 0 to 350: more is more made up.
             num_inference_steps: sampling steps.
+            image: what upscalers of pictures call their input; refused, as here it is `frames`.
             preset: `default`, `aigc`, `old-video`, `old-movie`, `animation` or numbers of your
                 own; the pipeline's by default. Arguments given beside it override it.
             propagate: loop indices where clean estimates are propagated, 0 (noisiest) to the number
@@ -308,6 +311,13 @@ class VideoUpscalePipeline(DiffusionPipeline, TextualInversionLoaderMixin):
         Raises:
             CheckError: an argument cannot work; told before anything runs.
         """
+        if image is not None or frames is None:
+            raise CheckError(
+                [
+                    f"{type(self).__name__} takes a clip as frames=..., and no image=...; give PIL "
+                    " images, an array (f, h, w, 3) or a tensor (b, 3, f, h, w)"
+                ]
+            )
         numbers = upscale_preset_for(self.config.preset if preset is None else preset)
         steps = given_or(num_inference_steps, numbers.steps)
         call = UpscaleCall(

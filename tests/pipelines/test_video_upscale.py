@@ -533,6 +533,13 @@ def test_what_cannot_work_is_told_before_anything_runs(
         run(pipe, clip(), **arguments)
 
 
+def test_the_clip_is_called_frames(pipe: Any) -> None:
+    """As upscalers of pictures call theirs `image`."""
+    for call in ({"image": clip()}, {"image": clip(), "frames": clip()}, {}):
+        with pytest.raises(CheckError, match=r"takes a clip as frames=\.\.\., and no image="):
+            pipe(**call)
+
+
 def test_a_tensor_of_other_axes_is_no_clip(pipe: Any) -> None:
     for wrong in (clip()[:, :1], clip()[:, :, :0]):
         with pytest.raises(CheckError, match="are no clip"):
