@@ -159,8 +159,9 @@ def test_what_cannot_work_is_told_at_once(
 
 
 def test_a_pipeline_without_image_is_refused() -> None:
-    with pytest.raises(CheckError, match="StableDiffusionPipeline takes no image"):
-        PipelineUpscaler(tiny_sd())
+    for pipe in (tiny_sd(), tiny_video_upscale()):
+        with pytest.raises(CheckError, match=f"{type(pipe).__name__} takes no image"):
+            PipelineUpscaler(pipe)
 
 
 @pytest.mark.parametrize(

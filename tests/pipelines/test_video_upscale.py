@@ -688,6 +688,14 @@ def test_the_published_tree_is_loaded(speaking: Any, tmp_path: Path) -> None:
 LONG = "a red square beside a blue circle on a green hill behind a yellow house"
 
 
+@pytest.fixture
+def unheard(tmp_path: Path) -> Any:
+    """A pipeline whose tokenizer has warned of nothing yet: it does so once."""
+    pipe = VideoUpscalePipeline(**tiny_video_upscale().components | tiny_text(tmp_path))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def warnings_of(caplog: pytest.LogCaptureFixture, go: Callable[[], Any]) -> list[str]:
     """What is logged, also by transformers, which keeps its records from the root."""
     speaker = logging.getLogger("transformers")
@@ -701,11 +709,9 @@ def warnings_of(caplog: pytest.LogCaptureFixture, go: Callable[[], Any]) -> list
 
 
 def test_words_of_quality_are_cut_silently_and_the_callers_are_not(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    unheard: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    parts = tiny_video_upscale().components | tiny_text(tmp_path)
-    pipe: Any = VideoUpscalePipeline(**parts)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = unheard
     assert len(pipe.tokenizer(UPSCALE_PRESETS["default"].quality, verbose=False).input_ids) > 24
     assert warnings_of(caplog, lambda: spoken(pipe, None)) == []
     assert warnings_of(caplog, lambda: spoken(pipe, "a red square")) == []
@@ -736,11 +742,9 @@ def test_words_of_quality_are_cut_silently_and_the_callers_are_not(
 
 
 def test_a_token_of_several_vectors_stands_for_all_of_them(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    unheard: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    parts = tiny_video_upscale().components | tiny_text(tmp_path)
-    pipe: Any = VideoUpscalePipeline(**parts)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = unheard
     pipe.load_textual_inversion({"<odd>": make_latent((3, 16), 2)})
     several = pipe.tokenizer(
         "<odd> <odd>_1 <odd>_2 hill", padding="max_length", return_tensors="pt"
