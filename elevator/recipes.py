@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -238,9 +239,9 @@ UPSCALE_PRESETS: dict[str, UpscalePreset] = {
 }
 """Upscale-A-Video's published settings, by the footage they were made for; `animation` is meant
 with the conditioned autoencoder, which the published tree holds beside the plain one: ask for it
-with `VideoUpscalePipeline.from_published(tree, video_vae=True)`, or with
-`elevator.pipelines.upscalers.load_upscaler(tree, video_vae=True)`. `world` is for the built-in
-upscaler."""
+with `VideoUpscalePipeline.from_published(tree, video_vae=True)`, with
+`elevator.pipelines.upscalers.load_upscaler(tree, video_vae=True)`, or with
+`elevator upscale --pipe tree --video-vae`. `world` is for the built-in upscaler."""
 
 
 def upscale_preset_for(name: str | UpscalePreset) -> UpscalePreset:
@@ -254,7 +255,7 @@ def upscale_preset_for(name: str | UpscalePreset) -> UpscalePreset:
 
 
 def upscale_a_video(
-    flow: Flow,
+    flow: Flow | Future[Flow],
     propagate: Sequence[int] = (24, 26, 28),
     *,
     fuse: float = 0.5,
@@ -270,7 +271,7 @@ def upscale_a_video(
     an image-to-image pipeline, a video pipeline.
 
     Args:
-        flow: between the frames of the clip.
+        flow: between the frames of the clip, or a future of it; see `Propagate`.
         propagate: loop indices, 0 (noisiest) to the number of steps less one; () for none.
         fuse: share of the neighbour.
         alpha1: as for `Propagate`.

@@ -137,11 +137,12 @@ def _grey(frames: Float[Tensor, "b 3 f h w"], height: int, width: int) -> Any:
         raise LayoutError(
             f"DIS was given no frames (shape {tuple(frames.shape)}); give one or more"
         )
-    weights = torch.tensor([0.299, 0.587, 0.114], device=frames.device)
-    luma = torch.einsum("bcfhw,c->bfhw", frames.float(), weights)
+    weights = torch.tensor([0.299, 0.587, 0.114])
+    # On the CPU, so that no rounding of another device decides between two whole numbers.
+    luma = torch.einsum("bcfhw,c->bfhw", frames.float().cpu(), weights)
     if (height, width) != frames.shape[-2:]:
         luma = interpolate(luma, (height, width), mode="bilinear")
-    return ((luma + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
+    return ((luma + 1) * 127.5).round().clamp(0, 255).byte().numpy()
 
 
 def _resize(flow: Float[Tensor, "b 2 e h w"], height: int, width: int, mode: str) -> Tensor:

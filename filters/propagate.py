@@ -11,6 +11,7 @@ all that see the same thing, and what flickers between them is averaged away.
 """
 
 from collections.abc import Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, final, get_args
 
@@ -53,6 +54,12 @@ class Propagate(Hook[_Passes | None]):
     causal video VAE, whose latent frames are several pictures, the flow between latent frames.
     Flow of another size, such as of the pictures, is resized to the latents'.
 
+    Flow may still be on its way, as the `Future` of an estimate in another thread: the first step
+    that propagates waits for it, so that an estimator can work beside the steps before.
+
+        with ThreadPoolExecutor(1) as worker:
+            propagate = Propagate(worker.submit(DIS(), frames))
+
     Neutral: `fuse=0`, and clips of one frame: the very same latent is returned.
 
     References:
@@ -60,8 +67,8 @@ class Propagate(Hook[_Passes | None]):
         published code, whose bound grows with the motion.
 
     Attributes:
-        flow: between the frames of the clip; a batch of 1 stands for every clip. Compared by
-            identity.
+        flow: between the frames of the clip, or a future of it; a batch of 1 stands for every clip.
+            Compared by identity.
         fuse: beta in [0, 1], the share of the neighbour; 1 replaces what can be replaced, and a
             clip that stands still ends as copies of its last frame.
         alpha1: squared distance allowed between way there and way back, per squared length of the
@@ -71,10 +78,12 @@ class Propagate(Hook[_Passes | None]):
 
     Raises:
         ValueError: a number out of range, an unknown mode, or flows of two shapes.
-        CheckError: flow of another number of frames or clips than the latents have.
+        CheckError: flow of another number of frames or clips than the latents have; told as the run
+            begins. What comes from a future, and what it raises, is told at the first step that
+            propagates.
     """
 
-    flow: Flow
+    flow: Flow | Future[Flow]
     fuse: float = 0.5
     alpha1: float = 0.001
     alpha2: float = 0.05
@@ -83,12 +92,8 @@ class Propagate(Hook[_Passes | None]):
     paper: ClassVar[str | None] = UPSCALE_A_VIDEO
 
     def __post_init__(self) -> None:
-        forward, backward = self.flow
-        if forward.shape != backward.shape or forward.ndim != 5 or forward.shape[1] != 2:
-            raise ValueError(
-                "Propagate takes a Flow whose two parts have one shape (b, 2, frames - 1, h, w); "
-                f"got {tuple(forward.shape)} and {tuple(backward.shape)}"
-            )
+        if not isinstance(self.flow, Future):
+            _require_flow(self.flow)
         if not 0 <= self.fuse <= 1:
             raise ValueError(
                 f"Propagate fuse={self.fuse!r} is no share of the neighbour; give a number from 0 "
@@ -117,7 +122,9 @@ class Propagate(Hook[_Passes | None]):
         return hash((*self._flows(), *self._numbers()))
 
     def __repr__(self) -> str:
-        shape = "x".join(map(str, self.flow.forward.shape))
+        shape = "to come"
+        if isinstance(self.flow, Flow):
+            shape = "x".join(map(str, self.flow.forward.shape))
         return (
             f"Propagate(<flow {shape}>, fuse={self.fuse!r}, alpha1={self.alpha1!r}, "
             f"alpha2={self.alpha2!r}, mode={self.mode!r})"
@@ -126,39 +133,25 @@ class Propagate(Hook[_Passes | None]):
     def check(self, host: Host) -> Iterable[str]:
         """Whether the clip, where its length is known, is too short for the flow."""
         # A causal VAE makes fewer latent frames than the clip has: only too many are sure.
-        if host.frames is not None and self.flow.forward.shape[2] >= host.frames:
-            yield self._misfit(f"the clip has {host.frames}")
+        if not isinstance(self.flow, Flow) or host.frames is None:
+            return
+        if self.flow.forward.shape[2] >= host.frames:
+            yield _misfit(self.flow, f"the clip has {host.frames}")
 
     def init(self, run: Run) -> _Passes | None:
-        """Lay the flow on the latents' grid and see where it is trusted, once for all steps."""
-        batch, _, frames, height, width = run.shape
-        known, clips = self.flow.forward.shape[2] + 1, self.flow.forward.shape[0]
-        if known != frames:
-            raise CheckError([self._misfit(f"the latents have {frames}")])
-        if clips not in (1, batch):
-            raise CheckError(
-                [
-                    f"Propagate was given flow of {clips} clips, but the latents have {batch}; "
-                    "give one for each, or one for all"
-                ]
-            )
-        if frames == 1 or self.fuse == 0:
-            return None
-        forward, backward = (
-            part.to(run.device, torch.float32).expand(batch, -1, -1, -1, -1)
-            for part in self.flow.resize(height, width)
-        )
-        return _Passes(
-            backward=_Pass(forward, consistent(forward, backward, self.alpha1, self.alpha2)),
-            forward=_Pass(backward, consistent(backward, forward, self.alpha1, self.alpha2)),
-        )
+        """See whether the flow fits the latents, where it is there already."""
+        if isinstance(self.flow, Flow):
+            _require_fit(self.flow, run)
+        return None
 
     def update(
         self, clean: Latent, step: Step, state: _Passes | None
     ) -> tuple[Latent, _Passes | None]:
-        """Propagate backwards, then forwards."""
-        if state is None:
+        """Propagate backwards, then forwards; the first time, wait for the flow and lay it out."""
+        if self.fuse == 0 or clean.shape[2] == 1:
             return clean, state
+        if state is None:
+            state = self._passes(step.run)
         frames = list(clean.unbind(2))
         last = len(frames) - 1
         for i in reversed(range(last)):
@@ -168,9 +161,26 @@ class Propagate(Hook[_Passes | None]):
         return torch.stack(frames, 2), state
 
     def acts_at(self, steps: int) -> frozenset[int]:
-        """Every step, or none with `fuse=0` or flow of one frame."""
-        idle = self.fuse == 0 or self.flow.forward.shape[2] == 0
-        return frozenset() if idle else frozenset(range(steps))
+        """Every step, or none with `fuse=0` or flow that is known to be of one frame."""
+        alone = isinstance(self.flow, Flow) and self.flow.forward.shape[2] == 0
+        return frozenset() if self.fuse == 0 or alone else frozenset(range(steps))
+
+    def _passes(self, run: Run) -> _Passes:
+        """Lay the flow on the latents' grid and see where it is trusted, once for all steps."""
+        flow = self.flow
+        if isinstance(flow, Future):
+            flow = flow.result()
+            _require_flow(flow)
+            _require_fit(flow, run)
+        batch, _, _, height, width = run.shape
+        forward, backward = (
+            part.to(run.device, torch.float32).expand(batch, -1, -1, -1, -1)
+            for part in flow.resize(height, width)
+        )
+        return _Passes(
+            backward=_Pass(forward, consistent(forward, backward, self.alpha1, self.alpha2)),
+            forward=_Pass(backward, consistent(backward, forward, self.alpha1, self.alpha2)),
+        )
 
     def _fused(
         self,
@@ -183,15 +193,45 @@ class Propagate(Hook[_Passes | None]):
         fused = self.fuse * carried + (1 - self.fuse) * frame
         return torch.where(along.trusted[:, :, pair], fused, frame)
 
-    def _misfit(self, fact: str) -> str:
-        pairs = self.flow.forward.shape[2]
-        return (
-            f"Propagate was given flow of {pairs + 1} frames ({pairs} pairs), but {fact}; estimate "
-            "the flow of exactly these frames"
-        )
-
-    def _flows(self) -> tuple[int, int]:
-        return id(self.flow.forward), id(self.flow.backward)
+    def _flows(self) -> tuple[int, ...]:
+        parts = (self.flow,) if isinstance(self.flow, Future) else self.flow
+        return tuple(id(part) for part in parts)
 
     def _numbers(self) -> tuple[float, float, float, str]:
         return self.fuse, self.alpha1, self.alpha2, self.mode
+
+
+def _require_flow(flow: object) -> None:
+    if not isinstance(flow, Flow):
+        raise ValueError(
+            f"Propagate takes a Flow, or a future of one, not a {type(flow).__name__}; write "
+            "Flow(forward, backward)"
+        )
+    forward, backward = flow
+    if forward.shape != backward.shape or forward.ndim != 5 or forward.shape[1] != 2:
+        raise ValueError(
+            "Propagate takes a Flow whose two parts have one shape (b, 2, frames - 1, h, w); "
+            f"got {tuple(forward.shape)} and {tuple(backward.shape)}"
+        )
+
+
+def _require_fit(flow: Flow, run: Run) -> None:
+    """Refuse flow of other frames, or of another number of clips, than the latents."""
+    batch, frames, clips = run.shape[0], run.shape[2], flow.forward.shape[0]
+    if flow.forward.shape[2] + 1 != frames:
+        raise CheckError([_misfit(flow, f"the latents have {frames}")])
+    if clips not in (1, batch):
+        raise CheckError(
+            [
+                f"Propagate was given flow of {clips} clips, but the latents have {batch}; "
+                "give one for each, or one for all"
+            ]
+        )
+
+
+def _misfit(flow: Flow, fact: str) -> str:
+    pairs = flow.forward.shape[2]
+    return (
+        f"Propagate was given flow of {pairs + 1} frames ({pairs} pairs), but {fact}; estimate "
+        "the flow of exactly these frames"
+    )

@@ -4,6 +4,7 @@ Everything here is deterministic (weights from seed 0) and needs no network. dif
 inside the functions that need it.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -400,6 +401,29 @@ def tiny_video_upscale(*, conditioned: bool = False, scheduler: Any = None, **un
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def publish(pipeline: Any, folder: Path, *others: Any) -> None:
+    """Write a `VideoUpscalePipeline` with text as the tree that Upscale-A-Video was published as.
+
+    Args:
+        pipeline: its parts.
+        folder: where to.
+        others: further autoencoders, to lie beside its own.
+    """
+    for name in ("tokenizer", "text_encoder", "scheduler", "low_res_scheduler"):
+        getattr(pipeline, name).save_pretrained(folder / name)
+    for network in (pipeline.unet, pipeline.vae, *others):
+        config = {k: v for k, v in network.config.items() if not k.startswith("_")}
+        part, name = "unet", "unet_video"
+        if network is not pipeline.unet:
+            conditioned = bool(config["condition_channels"])
+            part, name = "vae", "vae_video" if conditioned else "vae_3d"
+            kind = "UpDecoderBlock3D_plus" if conditioned else "UpDecoderBlock3D"
+            config |= {"condition_img": conditioned, "up_block_types": [kind] * 2}
+        (folder / part).mkdir(exist_ok=True, parents=True)
+        torch.save(network.state_dict(), folder / part / f"{name}.bin")
+        (folder / part / f"{name}_config.json").write_text(json.dumps(config))
 
 
 def sample(

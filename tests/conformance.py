@@ -5,7 +5,9 @@ import functools
 import math
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -71,21 +73,16 @@ class Jitter(Hook[tuple[()]]):
 
 @final
 @dataclass(frozen=True)
-class PerClip(Hook[tuple[AnyHook, Any]]):
+class PerClip(Hook[Any]):
     """For a hook that is given something of one clip: the one for as many frames as a run has."""
 
     build: Callable[[int], AnyHook] = field(repr=False)
 
-    def init(self, run: Run) -> tuple[AnyHook, Any]:
-        hook = self.build(run.shape[2])
-        return hook, hook.init(run)
+    def init(self, run: Run) -> Any:
+        return self.build(run.shape[2]).init(run)
 
-    def update(
-        self, clean: Latent, step: Step, state: tuple[AnyHook, Any]
-    ) -> tuple[Latent, tuple[AnyHook, Any]]:
-        hook, own = state
-        changed, own = hook.update(clean, step, own)
-        return changed, (hook, own)
+    def update(self, clean: Latent, step: Step, state: Any) -> tuple[Latent, Any]:
+        return self.build(step.run.shape[2]).update(clean, step, state)
 
     def inner(self) -> tuple[AnyHook, ...]:
         return (self.build(2),)
@@ -120,16 +117,30 @@ def _known() -> Known:
     return Known(KNOWN, PARTLY)
 
 
-@functools.cache
-def propagate(frames: int, **given: Any) -> Propagate:
-    """What the `Propagate` cases are made of: a motion that half of a frame does not follow."""
+def moving(frames: int) -> Flow:
+    """A motion that half of a frame does not follow."""
     there = 0.7 * torch.ones(1, 2, frames - 1, 6, 4)
     back = -there
     back[..., 2:] = 1.0
-    return Propagate(Flow(there, back), **given)
+    return Flow(there, back)
+
+
+@functools.cache
+def propagate(frames: int, **given: Any) -> Propagate:
+    """What the `Propagate` cases are made of."""
+    return Propagate(moving(frames), **given)
+
+
+@functools.cache
+def propagate_later(frames: int, **given: Any) -> Propagate:
+    """The same, of flow that comes out of another thread."""
+    flow: Future[Flow] = Future()
+    threading.Timer(0.01, lambda: flow.set_result(moving(frames))).start()
+    return Propagate(flow, **given)
 
 
 propagate_off = functools.partial(propagate, fuse=0.0)
+propagate_later_off = functools.partial(propagate_later, fuse=0.0)
 propagate_blurred = functools.partial(propagate, fuse=0.3, alpha2=0.5, mode="bilinear")
 
 
@@ -218,6 +229,12 @@ CASES: list[Case] = [
         lambda: DynamicThreshold(math.inf, rescale=False),
     ),
     Case("Propagate", lambda: PerClip(propagate), lambda: PerClip(propagate_off), speaks=False),
+    Case(
+        "Propagate-future",
+        lambda: PerClip(propagate_later),
+        lambda: PerClip(propagate_later_off),
+        speaks=False,
+    ),
     Case(
         "Propagate-KeepNoise",
         lambda: renoise(at({1, 3}, PerClip(propagate_blurred)), KeepNoise()),

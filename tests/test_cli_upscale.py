@@ -529,7 +529,7 @@ VALUES = {
     **{"tile": "64", "device": "cpu", "pipe": "x", "prompt": "x", "caption": "x", "negative": "x"},
     **{"preset": "aigc", "noise_level": "20", "guidance": "6", "steps": "2", "propagate": "none"},
     **{"window": "8", "overlap": "2", "colour": "adain", "seed": "1", "dtype": "fp32"},
-    **{"strength": "0.5"},
+    **{"strength": "0.5", "video_vae": ""},
 }
 
 
@@ -541,7 +541,8 @@ def test_options_of_other_methods_are_refused(
     assert VALUES.keys() == frozenset().union(*(one.options for one in METHODS.values()))
     for option in sorted(VALUES.keys() - METHODS[method].options):
         flag = f"--{option.replace('_', '-')}"
-        assert upscale("in.mp4", "-o", "out.mp4", "--method", method, flag, VALUES[option]) == 2
+        value = [VALUES[option]] if VALUES[option] else []
+        assert upscale("in.mp4", "-o", "out.mp4", "--method", method, flag, *value) == 2
         said = capsys.readouterr().err
         assert f"{flag} means nothing to --method {method}; drop it, or choose" in said
 
@@ -585,6 +586,7 @@ def pipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         safety_checker=None,
         **text,
     ).save_pretrained(folder / "upscaler")
+    builders.publish(clips, folder / "tree", builders.tiny_video_upscale(conditioned=True).vae)
     still = builders.tiny_sd()
     still.register_modules(**text)
     still.save_pretrained(folder / "still")
@@ -611,6 +613,20 @@ def test_a_pipeline_of_clips(upscale: Run, pipes: Path) -> None:
         assert len(made[name]) == 6
     assert made["prompt"] == made["caption"]
     assert len({b"".join(frames) for frames in made.values()}) == 3
+
+
+def test_the_autoencoder_of_the_published_tree(
+    upscale: Run, pipes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip_at("in.mp4", 2)
+    common = ["in.mp4", "-o", "out", "--pipe", pipes / "tree", "--steps", "1", "--guidance", "1"]
+    common += ["--device", "cpu", "--propagate", "none"]
+    made = []
+    for given in ([], ["--video-vae"], []):
+        assert upscale(*common, *given, method=None) == 0
+        assert "before" not in capsys.readouterr().out  # nothing of the other one was taken over
+        made.append(Path("out/0001.png").read_bytes())
+    assert made[0] == made[2] != made[1]
 
 
 @pytest.mark.parametrize("pipe", ["upscaler", "still"])
@@ -678,6 +694,8 @@ def test_training_starts_from_the_zoo_too(monkeypatch: pytest.MonkeyPatch) -> No
         ("upscaler", ["--strength", "0.5"], "--strength means nothing to a StableDiffusionUpscale"),
         ("upscaler", ["--colour", "adain"], "--colour means nothing to a StableDiffusionUpscale"),
         ("still", ["--noise-level", "5"], "--noise-level means nothing to a StableDiffusionImg2"),
+        ("clips", ["--video-vae"], "drop it, or give the folder of the published Upscale-A-Video"),
+        ("upscaler", ["--video-vae"], "--video-vae means nothing to "),
         ("clips", ["--preset", "new"], "preset 'new' is unknown; choose one of"),
         ("clips", ["--prompt", "a", "--caption", "b"], "give it or --prompt, not both"),
         ("clips", ["--caption", "none.txt"], "cannot read --caption none.txt"),

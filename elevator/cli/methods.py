@@ -110,13 +110,15 @@ _OF_FRAMES = {
 """Options of pipelines taken frame by frame, and their names of them."""
 
 
-_ALWAYS = {"pipe", "prompt", "caption", "seed", "device", "dtype"}
+_ALWAYS = {"pipe", "video_vae", "prompt", "caption", "seed", "device", "dtype"}
 """Options of both."""
 _REFINING = "give an image-to-image pipeline as --pipe"
+_PUBLISHED = "give the folder of the published Upscale-A-Video as --pipe"
 _TILE_OVERLAP = 64  # pixels, or a quarter of smaller tiles
 
 
 def _diffusion(given: argparse.Namespace) -> Upscaler:
+    from elevator.pipelines.published_tree import is_published
     from elevator.pipelines.upscalers import ClipUpscaler, load_upscaler
     from elevator.recipes import upscale_preset_for
 
@@ -125,7 +127,9 @@ def _diffusion(given: argparse.Namespace) -> Upscaler:
     prompt, device = _prompt(given), _device(given)
     source = resolve(given.pipe) if given.pipe else str(_builtin("upscaler"))
     dtype = given.dtype or ("fp16" if device.type == "cuda" else "fp32")
-    made = load_upscaler(source, device=device, dtype=_DTYPES[dtype])
+    if given.video_vae and not is_published(source):
+        raise _useless("video_vae", given.pipe or "zoo:upscaler", _PUBLISHED)
+    made = load_upscaler(source, device=device, dtype=_DTYPES[dtype], video_vae=given.video_vae)
     of_clips = isinstance(made, ClipUpscaler)
     more: dict[str, Any] = {"seed": given.seed or 0}
     if prompt is not None:

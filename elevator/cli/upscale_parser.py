@@ -95,6 +95,13 @@ def _add_diffusion(group: Any) -> None:
         help="an upscaler of clips, or any image upscaler or image-to-image pipeline, which is "
         "taken frame by frame: a folder, hub id or zoo:NAME (default: zoo:upscaler)",
     )
+    add(
+        "--video-vae",
+        action="store_true",
+        default=None,
+        help="of the published Upscale-A-Video as --pipe, the autoencoder that sees the clip too, "
+        "which --preset animation is meant with (default: the plain one)",
+    )
     add("--prompt", metavar="TEXT", help="what the clip shows")
     add("--caption", metavar="FILE", help="a text file that says it, instead of --prompt")
     add("--negative", metavar="TEXT", help="what to avoid")

@@ -3,7 +3,7 @@
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -30,22 +30,34 @@ __all__ = [
     "tokens_of",
     "watch_latents",
     "watch_network",
+    "without_notice",
 ]
 
 
 @contextmanager
-def quiet_deprecation() -> Iterator[None]:
-    """Keep back the one line that says TextToVideoSDPipeline is no longer developed."""
+def without_notice(logger: str, notice: str) -> Iterator[None]:
+    """Keep back what a library's logger says with these words in it.
+
+    Args:
+        logger: its name.
+        notice: a part of what it says.
+    """
 
     def keep(record: logging.LogRecord) -> bool:
-        return "TextToVideoSDPipeline has been deprecated" not in record.getMessage()
+        return notice not in record.getMessage()
 
-    logger = logging.getLogger("diffusers.pipelines.pipeline_utils")
-    logger.addFilter(keep)
+    speaker = logging.getLogger(logger)
+    speaker.addFilter(keep)
     try:
         yield
     finally:
-        logger.removeFilter(keep)
+        speaker.removeFilter(keep)
+
+
+def quiet_deprecation() -> AbstractContextManager[None]:
+    """Keep back the one line that says TextToVideoSDPipeline is no longer developed."""
+    notice = "TextToVideoSDPipeline has been deprecated"
+    return without_notice("diffusers.pipelines.pipeline_utils", notice)
 
 
 def networks_of(pipeline: Any) -> list[nn.Module]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import PIL.Image
@@ -12,18 +12,17 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.overrides import TorchFunctionMode
 
 from elevator.errors import CheckError
-from elevator.filters import Flow
-from elevator.latent import Latent
-from elevator.noise import Key, Noise
+from elevator.hosts.scheduler import is_hooked
 from elevator.pipelines.arguments import given_or
 from elevator.pipelines.views import Views
 from elevator.video.io import as_bytes
 from elevator.video.windows import (
+    PublishedTile,
     Tile,
     published_chunks,
+    published_tiles,
     published_weights,
     published_windows,
     spans,
@@ -33,19 +32,23 @@ from elevator.video.windows import (
 __all__ = [
     "DECODED",
     "SMALLEST",
+    "Arrangement",
     "Clip",
-    "PublishedNoise",
-    "SolverNoise",
+    "Colour",
     "UpscaleCall",
     "at_least",
-    "cut_flow",
+    "latent_shape",
     "pixels",
+    "require",
     "scaled_tile",
     "within",
 ]
 
 Clip: TypeAlias = NDArray[Any] | Sequence[PIL.Image.Image] | Float[Tensor, "..."]
 """PIL images or an array (f, h, w, 3), one clip; or a tensor (b, 3, f, h, w) in [-1, 1]."""
+
+Arrangement: TypeAlias = Literal["smooth", "published"]
+Colour: TypeAlias = Literal["none", "adain", "wavelet"]
 
 MOST_NOISE = 350
 """Highest noise level that Upscale-A-Video's script takes."""
@@ -74,7 +77,8 @@ class UpscaleCall:
         tile_overlap: pixels two tiles share.
         chunk: frames decoded at once.
         strength: of the autoencoder's condition.
-        published: whether the arrangement is the published one.
+        colour: whose colours the result gets.
+        arrangement: how the clip is cut.
         first_frame: absolute index of the first frame.
         output: output_type.
         callback: called after every step, if there is one.
@@ -91,11 +95,17 @@ class UpscaleCall:
     tile_overlap: int
     chunk: int
     strength: float
-    published: bool
+    colour: str
+    arrangement: str
     first_frame: int
     output: str
     callback: Callable[..., dict[str, Any]] | None
     callback_inputs: tuple[str, ...]
+
+    @property
+    def published(self) -> bool:
+        """Whether the arrangement is the published one."""
+        return self.arrangement == "published"
 
     @property
     def guided(self) -> bool:
@@ -138,7 +148,35 @@ class UpscaleCall:
                 f"propagate names steps {outside}, but a run of {self.steps} has 0 (noisiest) to "
                 f"{self.steps - 1}"
             )
+        for name, word, known in (
+            ("colour", self.colour, get_args(Colour)),
+            ("arrangement", self.arrangement, get_args(Arrangement)),
+            ("output_type", self.output, ("pil", "np", "pt", "latent")),
+        ):
+            if word not in known:
+                found.append(f"{name} {word!r} is unknown; use one of {', '.join(known)}")
         return found
+
+    def parts(self, height: int, width: int) -> Sequence[PublishedTile]:
+        """Tiles that are sampled by themselves, with hard edges; one where nothing is cut.
+
+        Raises:
+            CheckError: the published tiles leave nothing of the picture.
+        """
+        if not self.published:
+            whole = Tile(range(height), range(width))
+            return [PublishedTile(whole, whole)]
+        plan = published_tiles(
+            height, width, given_or(self.tile, 256), always=self.tile is not None
+        )
+        if not plan:
+            raise CheckError(
+                [
+                    f"the published tiles of {self.tile} pixels leave nothing of a picture of "
+                    f"{height}x{width}; give larger ones, or none"
+                ]
+            )
+        return plan
 
     def views(self, shape: Sequence[int]) -> Views:
         """What the U-Net sees at once."""
@@ -161,50 +199,65 @@ class UpscaleCall:
         return Views.smooth(chunks, tiles(height, width, self.side, self.tile_overlap))
 
 
-class PublishedNoise:
-    """Noise in the order and layout the reference implementation draws it.
-
-    The generator advances.
-    """
-
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
-
-    def __call__(self, key: Key, shape: Sequence[int], device: torch.device) -> Latent:
-        own = self.generator.device
-        return torch.randn(tuple(shape), generator=self.generator, device=own).to(device)
-
-
-class SolverNoise(TorchFunctionMode):
-    """Within it, what a solver draws from `generator` is noise by seed, step and absolute frame.
-
-    Solvers of diffusers that draw noise at every step are told a generator only, of which they draw
-    all clips and frames in a row: a clip beside another, or a stretch from the middle of a clip,
-    would get other noise than by itself. Draws from other generators, such as a hook's within the
-    step, stay as they are.
+def require(
+    pipe: Any,
+    call: UpscaleCall,
+    low: Float[Tensor, "b 3 f h w"],
+    latents: Tensor | None,
+    generator: torch.Generator | list[torch.Generator] | None,
+) -> None:
+    """Refuse arguments that cannot work, all at once.
 
     Args:
-        noise: where to draw from instead.
-        first_frame: absolute index of the first frame.
+        pipe: the pipeline.
+        call: the numbers.
+        low: the frames.
+        latents: initial noise, if the caller gave it.
+        generator: what seeds the noise.
 
-    Attributes:
-        generator: to be told to the solver; it is never drawn from.
-        step: index of the sampling step.
+    Raises:
+        CheckError: a number out of range, a word that is unknown, sizes that do not fit.
     """
+    problems = list(call.problems(low.shape[2]))
+    inputs, scheduler = pipe._callback_tensor_inputs, pipe.scheduler
+    unknown = [name for name in call.callback_inputs if name not in inputs]
+    if unknown:
+        problems.append(f"callbacks can be given {' and '.join(inputs)}, not {', '.join(unknown)}")
+    shape = latent_shape(pipe, low)
+    if latents is not None and tuple(latents.shape) != shape:
+        problems.append(
+            f"latents of shape {tuple(latents.shape)} do not fit the frames; give {shape}"
+        )
+    if isinstance(generator, list) and len(generator) != len(low):
+        problems.append(
+            f"{len(generator)} generators were given for {len(low)} clips; give one, or one "
+            "per clip"
+        )
+    trained = scheduler.config.get("num_train_timesteps", call.steps)
+    if call.steps > trained:
+        problems.append(
+            f"num_inference_steps is {call.steps}, but the {type(scheduler).__name__} has "
+            f"{trained} steps; give that many at most (30 are usual)"
+        )
+    if hasattr(scheduler, "noise_sampler"):
+        problems.append(
+            f"{type(scheduler).__name__} draws noise of its own, which no seed and no "
+            "frame has a say in; switch the solver (DPMSolverMultistepScheduler with "
+            'algorithm_type="sde-dpmsolver++" is one of its kind)'
+        )
+    if call.propagate and is_hooked(scheduler):
+        problems.append(
+            "a hook is attached to this pipeline, which attaches propagation itself; give that "
+            "hook as hook=..., or propagate=() and attach recipes.upscale_a_video with it"
+        )
+    if problems:
+        raise CheckError(problems)
 
-    def __init__(self, noise: Noise, first_frame: int) -> None:
-        super().__init__()
-        self.noise, self.first_frame = noise, first_frame
-        self.generator = torch.Generator()
-        self.step = 0
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not torch.randn or kwargs.get("generator") is not self.generator:
-            return func(*args, **kwargs)
-        device = torch.device(kwargs.get("device") or "cpu")
-        key = Key(self.step, (), "solver", self.first_frame)
-        return self.noise(key, tuple(args[0]), device).to(kwargs.get("dtype") or torch.float32)
+def latent_shape(pipe: Any, low: Float[Tensor, "b 3 f h w"]) -> tuple[int, int, int, int, int]:
+    """Shape of a clip's latents, which lie on the grid of its frames."""
+    clips, _, frames, height, width = low.shape
+    return clips, pipe.vae.config.latent_channels, frames, height, width
 
 
 def at_least(clip: Float[Tensor, "b c f h w"], side: int) -> Float[Tensor, "b c f y x"]:
@@ -242,11 +295,6 @@ def pixels(frames: Clip) -> Float[Tensor, "b 3 f h w"]:
         return frames.float()
     pixels = torch.from_numpy(np.ascontiguousarray(as_bytes(frames)))
     return rearrange(pixels, "f h w c -> 1 c f h w").float() / 127.5 - 1
-
-
-def cut_flow(flow: Flow | None, tile: Tile) -> Flow | None:
-    """The flow within a tile."""
-    return None if flow is None else Flow(*(tile.cut(part) for part in flow))
 
 
 def scaled_tile(tile: Tile, factor: int) -> Tile:

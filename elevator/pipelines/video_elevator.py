@@ -1,12 +1,9 @@
 """VideoElevator as one object: prompt in, elevated video out."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import PIL.Image
 import torch
 from diffusers import (
     AnimateDiffPipeline,
@@ -19,11 +16,9 @@ from diffusers import (
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
-from diffusers.utils import BaseOutput
 from diffusers.video_processor import VideoProcessor
 from einops import rearrange
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from elevator.attach import attach
@@ -44,6 +39,7 @@ from elevator.hosts.sources import Source
 from elevator.latent import Latent
 from elevator.patch import Patch, calls_of
 from elevator.pipelines.arguments import clips_and_negatives, frame_size, given_or, require
+from elevator.pipelines.output import VideoElevatorOutput
 from elevator.pipelines.saved import load_saved
 from elevator.pipelines.start import (
     STRENGTH,
@@ -59,18 +55,6 @@ from elevator.recipes import Preset, Recipe, preset_for, videoelevator
 from elevator.samplers import DDIM, LCM, mixed_noise
 
 __all__ = ["VideoElevatorOutput", "VideoElevatorPipeline"]
-
-
-@dataclass
-class VideoElevatorOutput(BaseOutput):
-    """What a call returns.
-
-    Attributes:
-        frames: by `output_type`: `pil` lists of images per clip; `np` (b, f, h, w, 3) and `pt`
-            (b, f, 3, h, w) in [0, 1]; `latent` (b, c, f, h, w).
-    """
-
-    frames: list[list[PIL.Image.Image]] | NDArray[np.float32] | Tensor
 
 
 class VideoElevatorPipeline(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -144,6 +145,64 @@ def test_equal_where_the_flow_is_the_same_object() -> None:
     assert "2312.06640" in el.cite(el.renoise(Propagate(flow), el.KeepNoise()))
 
 
+# --- flow that is still being estimated -----------------------------------------------------------
+
+
+def coming(flow: object) -> Future[Any]:
+    made: Future[Any] = Future()
+    made.set_result(flow)
+    return made
+
+
+def test_flow_to_come_is_waited_for_at_the_first_step_that_propagates() -> None:
+    latent, flow = make_latent((2, 4, 3, 5, 6)), smooth_flow(1, 2, 10, 12, 3)
+    future: Future[Flow] = Future()
+    hook, run = Propagate(future, 0.4), make_run((2, 4, 3, 5, 6))
+    state = hook.init(run)
+    assert not [*hook.check(Host("DDIMScheduler", 1, "epsilon", frames=2))]
+    assert hook.acts_at(4) == frozenset(range(4))
+    future.set_result(flow)
+    ready = Propagate(flow, 0.4)
+    made, after = hook.update(latent, make_step(run), state)
+    assert torch.equal(made, apply(ready, latent))
+    again, last = hook.update(latent, make_step(run, 1), after)
+    assert last is after  # its passes are made once
+    assert torch.equal(again, made)
+
+
+def test_where_nothing_is_propagated_no_flow_is_waited_for() -> None:
+    never: Future[Flow] = Future()
+    latent, one = make_latent((1, 4, 3, 5, 6)), make_latent((1, 4, 1, 5, 6))
+    assert apply(Propagate(never, fuse=0), latent) is latent
+    assert apply(Propagate(never), one) is one
+    assert Propagate(never, fuse=0).acts_at(4) == frozenset()
+
+
+def test_flow_to_come_is_told_by_itself_and_not_by_when() -> None:
+    future: Future[Flow] = Future()
+    hook = Propagate(future, 0.3)
+    before, said = hash(hook), repr(hook)
+    assert hook == Propagate(future, 0.3) != Propagate(Future(), 0.3)
+    future.set_result(still(1, 2, 5, 6))
+    assert (hash(hook), repr(hook)) == (before, said)
+    assert said.startswith("Propagate(<flow to come>, fuse=0.3,")
+
+
+def test_what_comes_of_a_future_is_checked_then() -> None:
+    latent, error = make_latent((1, 4, 3, 5, 6)), RuntimeError("no flow today")
+    with pytest.raises(el.CheckError, match=r"flow of 4 frames .* but the latents have 3"):
+        apply(Propagate(coming(still(1, 3, 5, 6))), latent)
+    with pytest.raises(el.CheckError, match="flow of 2 clips, but the latents have 1"):
+        apply(Propagate(coming(still(2, 2, 5, 6))), latent)
+    with pytest.raises(ValueError, match=r"a Flow, or a future of one, not a list; write Flow\("):
+        apply(Propagate(coming([])), latent)
+    failed: Future[Flow] = Future()
+    failed.set_exception(error)
+    with pytest.raises(RuntimeError) as raised:
+        apply(Propagate(failed), latent)
+    assert raised.value is error
+
+
 # --- hosts ----------------------------------------------------------------------------------------
 
 
@@ -250,3 +309,5 @@ def test_flows_that_are_none(monkeypatch: pytest.MonkeyPatch, flow: Flow) -> Non
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ValueError, match=r"whose two parts have one shape \(b, 2, frames - 1, h"):
         Propagate(flow)
+    with pytest.raises(ValueError, match=r"not a tuple; write Flow\(forward, backward\)"):
+        Propagate(tuple(flow))  # type: ignore[arg-type]

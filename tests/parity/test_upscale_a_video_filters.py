@@ -94,7 +94,7 @@ def test_the_backward_pass_alone(halfway: str, path: Path) -> None:
     tensors, case = read_tensors(path), halfway.removeprefix("out_backward_pass.")
     hook = Propagate(_flow(tensors), **PROPAGATED[case])
     run = make_run(tuple(tensors["x"].shape))  # type: ignore[arg-type]
-    passes = hook.init(run)
+    passes = hook.update(tensors["x"], make_step(run), hook.init(run))[1]
     assert passes is not None
     nowhere = passes.forward._replace(trusted=torch.zeros_like(passes.forward.trusted))
     half = passes._replace(forward=nowhere)
@@ -113,7 +113,8 @@ def test_propagation_of_other_sizes(short: str, path: Path) -> None:
 
 def test_masks_of_the_passes(masks: str, path: Path) -> None:
     tensors = read_tensors(path)
-    passes = Propagate(_flow(tensors)).init(make_run(tuple(tensors["x"].shape)))  # type: ignore[arg-type]
+    hook, run = Propagate(_flow(tensors)), make_run(tuple(tensors["x"].shape))  # type: ignore[arg-type]
+    passes = hook.update(tensors["x"], make_step(run), hook.init(run))[1]
     assert passes is not None
     assert torch.equal(passes.backward.trusted.float(), tensors[masks])
     assert torch.equal(passes.forward.trusted.float(), tensors["mask_forward_pass"])

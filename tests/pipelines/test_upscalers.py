@@ -2,6 +2,7 @@
 
 import copy
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,26 @@ def test_frames_are_held_together(upscale: Any) -> None:
     assert torch.equal(seen[0], 2 * given.transpose(0, 1)[None] - 1)
 
 
+def test_flow_is_estimated_while_the_network_is_at_work(upscale: Any) -> None:
+    called = threading.Event()
+
+    def moving(frames: Tensor) -> Flow:
+        b, _, f, h, w = frames.shape
+        return Flow(*(0.3 * make_latent((b, 2, f - 1, h, w), seed) for seed in (1, 2)))
+
+    def estimate(frames: Tensor) -> Flow:
+        assert called.wait(20)
+        return moving(frames)
+
+    late: dict[str, Any] = QUICK | {"propagate": (2,), "inflate": False}
+    handle = upscale.unet.register_forward_hook(lambda *_: called.set())
+    try:
+        made = PipelineUpscaler(upscale, **late, flow=estimate)(frames(4), 0)
+    finally:
+        handle.remove()
+    assert torch.equal(made, PipelineUpscaler(upscale, **late, flow=moving)(frames(4), 0))
+
+
 def test_chunks_are_cross_faded(upscale: Any) -> None:
     settings: dict[str, Any] = {"inflate": False, "propagate": ()}
     whole = PipelineUpscaler(upscale, **QUICK, **settings)(frames(7), 0)
@@ -138,8 +159,9 @@ def test_what_cannot_work_is_told_at_once(
 
 
 def test_a_pipeline_without_image_is_refused() -> None:
-    with pytest.raises(CheckError, match="StableDiffusionPipeline takes no image"):
-        PipelineUpscaler(tiny_sd())
+    for pipe in (tiny_sd(), tiny_video_upscale()):
+        with pytest.raises(CheckError, match=f"{type(pipe).__name__} takes no image"):
+            PipelineUpscaler(pipe)
 
 
 @pytest.mark.parametrize(

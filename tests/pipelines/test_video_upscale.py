@@ -1,6 +1,9 @@
 """The upscaler of clips: the published loop, cuts without a trace, noise by place, its files."""
 
 import json
+import logging
+import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,10 +20,10 @@ import elevator as el
 from elevator.errors import CheckError, CheckpointError
 from elevator.filters import Flow, wavelet
 from elevator.noise import RecordedNoise
-from elevator.pipelines.upscalers import load_upscaler
+from elevator.pipelines.upscalers import ClipUpscaler, load_upscaler
 from elevator.pipelines.video_upscale import VideoUpscalePipeline
 from elevator.recipes import UPSCALE_PRESETS, UpscalePreset, upscale_a_video, upscale_preset_for
-from tests.builders import make_latent, scheduler_of, tiny_text, tiny_video_upscale
+from tests.builders import make_latent, publish, scheduler_of, tiny_text, tiny_video_upscale
 from tests.reference.upscale_a_video import upscale
 
 TEXT = make_latent((2, 5, 16), 7)
@@ -323,6 +326,50 @@ def test_flow_is_estimated_once_from_the_frames(pipe: Any) -> None:
     run(pipe, low, propagate=(1,))  # OpenCV's
 
 
+def test_flow_is_estimated_while_the_network_is_at_work(pipe: Any) -> None:
+    """An estimator that needs the network to be called first would else wait for ever."""
+    called = threading.Event()
+
+    def estimate(frames: Tensor) -> Flow:
+        assert called.wait(20)
+        return still(4, 8, 6)
+
+    handle = pipe.unet.register_forward_hook(lambda *_: called.set())
+    try:
+        made = run(pipe, clip(4), flow=estimate, propagate=(1,))
+    finally:
+        handle.remove()
+    assert torch.equal(made, run(pipe, clip(4), flow=still(4, 8, 6), propagate=(1,)))
+    more = {"propagate": (0, 1), "arrangement": "published"}
+    made = run(pipe, clip(4), flow=estimate, **more)
+    assert torch.equal(made, run(pipe, clip(4), flow=still(4, 8, 6), **more))
+
+
+def test_what_an_estimator_raises_comes_out_and_no_thread_stays(pipe: Any) -> None:
+    error, before = LookupError("no flow today"), threading.active_count()
+
+    def fail(frames: Tensor) -> Flow:
+        raise error
+
+    with pytest.raises(LookupError) as raised:
+        run(pipe, clip(4), flow=fail, propagate=(1,))
+    assert raised.value is error
+    ended: list[bool] = []
+
+    def slow(frames: Tensor) -> Flow:
+        time.sleep(0.2)
+        ended.append(True)
+        return still(4, 8, 6)
+
+    def stop(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(pipe, clip(4), flow=slow, propagate=(1,), callback_on_step_end=stop)
+    assert ended == [True]
+    assert threading.active_count() == before
+
+
 @pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
 def test_other_samplers_take_its_place(name: str) -> None:
     scheduler = scheduler_of(name, prediction_type="v_prediction", num_train_timesteps=1000)
@@ -486,6 +533,13 @@ def test_what_cannot_work_is_told_before_anything_runs(
         run(pipe, clip(), **arguments)
 
 
+def test_the_clip_is_called_frames(pipe: Any) -> None:
+    """As upscalers of pictures call theirs `image`."""
+    for call in ({"image": clip()}, {"image": clip(), "frames": clip()}, {}):
+        with pytest.raises(CheckError, match=r"takes a clip as frames=\.\.\., and no image="):
+            pipe(**call)
+
+
 def test_a_tensor_of_other_axes_is_no_clip(pipe: Any) -> None:
     for wrong in (clip()[:, :1], clip()[:, :, :0]):
         with pytest.raises(CheckError, match="are no clip"):
@@ -607,16 +661,7 @@ def test_it_is_saved_and_loaded(speaking: Any, tmp_path: Path) -> None:
 
 
 def test_the_published_tree_is_loaded(speaking: Any, tmp_path: Path) -> None:
-    for name in ("tokenizer", "text_encoder", "scheduler", "low_res_scheduler"):
-        getattr(speaking, name).save_pretrained(tmp_path / name)
-    for part, name in (("unet", "unet_video"), ("vae", "vae_video")):
-        network = getattr(speaking, part)
-        config = {k: v for k, v in network.config.items() if not k.startswith("_")}
-        if part == "vae":
-            config |= {"condition_img": True, "up_block_types": ["UpDecoderBlock3D_plus"] * 2}
-        (tmp_path / part).mkdir()
-        torch.save(network.state_dict(), tmp_path / part / f"{name}.bin")
-        (tmp_path / part / f"{name}_config.json").write_text(json.dumps(config))
+    publish(speaking, tmp_path)
     pipe = VideoUpscalePipeline.from_published(tmp_path, video_vae=True)
     pipe.set_progress_bar_config(disable=True)
     torch.testing.assert_close(
@@ -631,6 +676,86 @@ def test_the_published_tree_is_loaded(speaking: Any, tmp_path: Path) -> None:
         VideoUpscalePipeline.from_published(tmp_path)
     with pytest.raises(CheckpointError, match="it has no text_encoder"):
         VideoUpscalePipeline.from_published(tmp_path / "unet")
+    plain = tiny_video_upscale()
+    publish(speaking, tmp_path, plain.vae)
+    other: Any = load_upscaler(tmp_path)
+    assert other.pipeline.vae.config.condition_channels is None
+    assert other.identity()["weights"] != by_source.identity()["weights"]
+
+
+# --- prompts that are too long --------------------------------------------------------------------
+
+LONG = "a red square beside a blue circle on a green hill behind a yellow house"
+
+
+@pytest.fixture
+def unheard(tmp_path: Path) -> Any:
+    """A pipeline whose tokenizer has warned of nothing yet: it does so once."""
+    pipe = VideoUpscalePipeline(**tiny_video_upscale().components | tiny_text(tmp_path))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture, go: Callable[[], Any]) -> list[str]:
+    """What is logged, also by transformers, which keeps its records from the root."""
+    speaker = logging.getLogger("transformers")
+    speaker.addHandler(caplog.handler)
+    caplog.clear()
+    try:
+        go()
+    finally:
+        speaker.removeHandler(caplog.handler)
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_words_of_quality_are_cut_silently_and_the_callers_are_not(
+    unheard: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipe = unheard
+    assert len(pipe.tokenizer(UPSCALE_PRESETS["default"].quality, verbose=False).input_ids) > 24
+    assert warnings_of(caplog, lambda: spoken(pipe, None)) == []
+    assert warnings_of(caplog, lambda: spoken(pipe, "a red square")) == []
+
+    (warning,) = warnings_of(caplog, lambda: spoken(pipe, LONG))
+    fits = pipe.tokenizer(LONG, truncation=True).input_ids[1:-1]
+    cut = LONG.removeprefix(pipe.tokenizer.decode(fits, clean_up_tokenization_spaces=False).strip())
+    assert len(fits) == 22
+    assert 0 < len(cut) < len(LONG)
+    assert (
+        f"takes 24 tokens, those of start and end included, and does not see {cut!r} of prompt; "
+        in warning
+    )
+    assert torch.equal(spoken(pipe, LONG), spoken(pipe, f"{LONG} with a door"))
+
+    (warning,) = warnings_of(caplog, lambda: spoken(pipe, "a hill", negative_prompt=LONG))
+    assert f"{cut!r} of negative_prompt; " in warning
+    (warning,) = warnings_of(caplog, lambda: spoken(pipe, LONG, negative_prompt=LONG))
+    assert f"{cut!r} of prompt and {cut!r} of negative_prompt; " in warning
+    more = {"negative_prompt": LONG, "guidance_scale": 1.0}
+    assert warnings_of(caplog, lambda: spoken(pipe, "a hill", **more)) == []
+    assert warnings_of(caplog, lambda: run(pipe, clip(), prompt=LONG)) == []  # embeddings instead
+
+    upscaler = ClipUpscaler(pipe, prompt=LONG, settings={"num_inference_steps": 1})
+    given = clip()[0].transpose(0, 1).sigmoid()
+    stretches = warnings_of(caplog, lambda: [upscaler(given, first) for first in (0, 3)])
+    assert len(stretches) == 1
+
+
+def test_a_token_of_several_vectors_stands_for_all_of_them(
+    unheard: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipe = unheard
+    pipe.load_textual_inversion({"<odd>": make_latent((3, 16), 2)})
+    several = pipe.tokenizer(
+        "<odd> <odd>_1 <odd>_2 hill", padding="max_length", return_tensors="pt"
+    ).input_ids
+    assert len(set(several[0, 1:4].tolist())) == 3
+    own = UpscalePreset(quality="", negative="")
+    assert torch.equal(pipe.encode_prompt("<odd> hill", 1), pipe.text_encoder(several)[0])
+    assert warnings_of(caplog, lambda: spoken(pipe, "<odd> hill", preset=own)) == []
+    nine = " ".join(["<odd>"] * 9)
+    (warning,) = warnings_of(caplog, lambda: spoken(pipe, nine, preset=own))
+    assert warning.count("<odd>") == 5  # 27 vectors and two ends
 
 
 def test_its_calls_can_be_planned(pipe: Any) -> None:
