@@ -170,7 +170,8 @@ def videoelevator(
     if fast and numbers.fresh_noise is not None:
         problems.append(
             "fast shortens inversions, and this preset makes none: refined frames are noised anew; "
-            "leave fast out, or give replace(preset, fresh_noise=None)"
+            "leave fast out, or choose a preset that inverts (world-inverted for the built-in "
+            "models)"
         )
     if problems:
         raise CheckError(problems)

@@ -207,7 +207,10 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         help="above 0, next to which it is kept, to 1, where nothing of it is left (default: 0.6)",
     )
     numbers = parser.add_argument_group("numbers")
-    numbers.add_argument("--preset", help="zeroscope, lavie, animatelcm, world (default: it fits)")
+    numbers.add_argument(
+        "--preset",
+        help="zeroscope, lavie, animatelcm, world or world-inverted (default: one that fits)",
+    )
     numbers.add_argument("--steps", type=count, help="sampling steps (default: the preset's)")
     numbers.add_argument("--frames", type=count, help="length (default: the preset's)")
     numbers.add_argument(
@@ -220,7 +223,8 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         "--fast",
         action="store_true",
         default=None,
-        help="fewer network calls of the T2I: a third of the inversion's, no correction",
+        help="fewer network calls of the T2I: a third of the inversion's, no correction; for "
+        "presets that invert, all but world",
     )
     machine = parser.add_argument_group("machine and output")
     machine.add_argument("--device", help="cuda, cpu, ... (default: cuda if there is one)")

@@ -424,16 +424,18 @@ class VideoElevatorPipeline(
             strength: how much of the way back to noise `init` goes, in (0, 1], as in diffusers: the
                 last int(steps * strength) steps are run; 0.6 by default. At 1 all are, from pure
                 noise, and only the clip's length is left of it.
-            preset: `zeroscope`, `lavie`, `animatelcm`, `world` (for the built-in models) or
-                numbers of your own; by default one of the first three, by the T2V's scheduler.
-                Arguments given beside it override it.
+            preset: `zeroscope`, `lavie`, `animatelcm`, for the built-in models `world` (refined
+                frames get new noise, which all share) and `world-inverted` (they are inverted, as
+                published), or numbers of your own; by default one of the first three, by the T2V's
+                scheduler. Arguments given beside it override it.
             refine: refinement points as steps remaining, e.g. (45, 35, 25, 15) of 50; () never
                 refines, which leaves the inflated T2I alone. The preset's are scaled to the steps
                 that are run, so that `init` is refined as often as a clip from noise.
             t2v_steps: T2V steps per refinement.
             lowpass: the filter before the T2V; `el.identity()` for none.
             shared_noise: weight of the initial noise all frames share.
-            fast: a third of the inversion calls, and no correction.
+            fast: a third of the inversion calls, and no correction; refused where the preset
+                makes no inversion.
             hook: a hook of your own, run after VideoElevator's in every step.
             video_patches: changes inside the T2V's network, such as `FrameWindows(16, stride=4)`
                 for more frames than it was trained on.
