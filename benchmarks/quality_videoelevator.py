@@ -55,8 +55,8 @@ class Group(NamedTuple):
 
 GROUPS: Mapping[str, Group] = {
     "main": Group(MAIN, beside=()),
-    "inverted": Group(INVERSIONS, 1 / 4),
-    "rivals": Group(RIVALS, 3 / 16),
+    "inverted": Group(INVERSIONS, 1 / 8),
+    "rivals": Group(RIVALS, 1 / 8),
     "removed": Group(ABLATIONS, 1 / 16),
     "other models": Group(STYLED, 1 / 8),
     "curve": Group(CURVE, 1 / 16, beside=(), own=True),
