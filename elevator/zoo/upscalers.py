@@ -33,9 +33,9 @@ UPSCALERS: Mapping[str, Recipe] = MappingProxyType(
         "upscale-x2": Recipe(1000, 4, Rates(8e-4, average=0.99), "upscale-x4"),
         "upscaler-vae": Recipe(700, 4, Rates(1e-3, average=0.99), "t2i"),
         "upscaler-early": Recipe(1600, 12, Rates(1.5e-3, average=0.995), "upscaler-vae"),
-        "upscaler-still": Recipe(1500, 12, Rates(1e-3, average=0.995), "upscaler-early"),
+        "upscaler-still": Recipe(6000, 12, Rates(1e-3, average=0.995), "upscaler-early"),
         "upscaler-decoder": Recipe(500, 4, Rates(8e-4, average=0.99), "upscaler-still"),
-        "upscaler": Recipe(700, 2, Rates(1e-3, average=0.99), "upscaler-still"),
+        "upscaler": Recipe(800, 2, Rates(1e-3, average=0.99), "upscaler-still"),
     }
 )
 """The regression upscalers, of which that for twice the size starts from the other's trunk, and the
