@@ -136,7 +136,6 @@ def composed(
         "fresh": el.FreshNoise(numbers.fresh_noise or 0.0),
         "predicted": el.KeepNoise(),
         "uncorrected": DDIMInversion(invert),
-        "own levels, uncorrected": DDIMInversion(invert, told="own"),
     }
     generator = torch.Generator().manual_seed(seed)
     channels, side = t2i.unet.config.in_channels, t2i.unet.config.sample_size
@@ -254,9 +253,6 @@ ABLATIONS: Mapping[str, Way] = MappingProxyType(
         "the T2I's predicted noise": way(composed, rule="predicted"),
         "inverted at the same points": way(elevated, numbers=replace(NUMBERS, fresh_noise=None)),
         "inverted, uncorrected": way(composed, rule="uncorrected", numbers=INVERTED),
-        "inverted at own levels, uncorrected": way(
-            composed, rule="own levels, uncorrected", numbers=INVERTED
-        ),
     }
 )
 """VideoElevator with one part removed or replaced."""
@@ -279,7 +275,6 @@ CURVE: Mapping[str, Way] = MappingProxyType(
         "truth": way(drawn),
         "T2V": way(filmed),
         "VideoElevator": way(elevated),
-        "VideoElevator, inverted": way(elevated, numbers=INVERTED),
         **{
             f"refined at {' '.join(map(str, refine))}": way(
                 elevated, numbers=replace(NUMBERS, refine=refine)
@@ -287,7 +282,6 @@ CURVE: Mapping[str, Way] = MappingProxyType(
             for refine in ((24, 20, 16), (24, 18, 12, 8), (16,))
         },
         "T2I guidance 8": way(elevated, guidance_scale=8.0),
-        "4 T2V steps": way(elevated, t2v_steps=4),
         "shared noise 1": way(elevated, numbers=replace(NUMBERS, fresh_noise=1.0)),
     }
 )

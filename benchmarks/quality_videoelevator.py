@@ -58,7 +58,7 @@ GROUPS: Mapping[str, Group] = {
     "inverted": Group(INVERSIONS, 1 / 8),
     "rivals": Group(RIVALS, 1 / 8),
     "removed": Group(ABLATIONS, 1 / 16),
-    "other models": Group(STYLED, 1 / 8),
+    "other models": Group(STYLED, 3 / 32),
     "curve": Group(CURVE, 1 / 16, beside=(), own=True),
 }
 STYLES = {"ink": world.ink, "neon": world.neon}
@@ -182,7 +182,7 @@ def _draw(rows: Mapping[str, Mapping[str, float]]) -> None:
 
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
-    marks = {"refined": "o", "T2I": "s", "T2V steps": "^", "shared": "x", "Video": "*"}
+    marks = {"refined": "o", "T2I": "s", "shared": "x", "Video": "*"}
     for kind, mark in marks.items():
         shown = {name: row for name, row in rows.items() if kind in name}
         steady, detail = ([row[k] for row in shown.values()] for k in ("change", "sharpness"))
