@@ -314,7 +314,9 @@ def _write_mp4(pixels: NDArray[np.uint8], aside: Path, fps: float | int, text: s
     with av.open(str(aside), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         if text:
             container.metadata["comment"] = text
-        stream = container.add_stream("libx264", rate=rate, options={"crf": _CRF})
+        # One thread: x264's bytes depend on how many there are.
+        told = {"crf": _CRF, "threads": "1", "x264-params": "cpu-independent=1"}
+        stream = container.add_stream("libx264", rate=rate, options=told)
         stream.height, stream.width = pixels.shape[1:3]
         stream.pix_fmt = "yuv420p"
         # Say which YUV it is. BT.601 is also what readers that ignore the label assume.
