@@ -189,18 +189,15 @@ def test_without_refinement_it_is_the_inflated_t2i(pipe: Any) -> None:
     torch.testing.assert_close(got, rearrange(plain, "f c h w -> 1 c f h w"), atol=1e-5, rtol=1e-5)
 
 
-def test_it_is_the_recipe_attached(pipe: Any) -> None:
-    """From parts, as the README writes it."""
+def _composed(pipe: Any, rule: el.Renoise[Any]) -> Tensor:
+    """`_run` from parts, as the README writes it."""
     from elevator.filters import LowPass
-    from elevator.samplers import DDIMInversion, SDEdit
+    from elevator.samplers import SDEdit
 
-    t2i, t2v = pipe.t2i, pipe.t2v
+    t2i = pipe.t2i
     refine = el.chain(
         el.at({1, 2}, LowPass("gaussian", temporal=0.4, spatial=1.0)),
-        el.at({1, 2, 3}, SDEdit(el.denoiser(t2v, PROMPT, guidance=2.0), steps=2)),
-    )
-    rule = DDIMInversion(
-        invert=el.denoiser(t2i, "", guidance=1), correct=el.denoiser(t2i, PROMPT, guidance=1)
+        el.at({1, 2, 3}, SDEdit(el.denoiser(pipe.t2v, PROMPT, guidance=2.0), steps=2)),
     )
     generator = _generator(0)
     noise = mixed_noise((1, 4, 4, 8, 8), 1.0, generator)
@@ -213,8 +210,17 @@ def test_it_is_the_recipe_attached(pipe: Any) -> None:
             generator=generator,
             output_type="latent",
         ).images
-    got = _run(pipe)
-    torch.testing.assert_close(got, rearrange(frames, "f c h w -> 1 c f h w"), atol=1e-4, rtol=1e-4)
+    return rearrange(frames, "f c h w -> 1 c f h w")
+
+
+def test_it_is_the_recipe_attached(pipe: Any) -> None:
+    from elevator.samplers import DDIMInversion
+
+    rule = DDIMInversion(
+        invert=el.denoiser(pipe.t2i, "", guidance=1),
+        correct=el.denoiser(pipe.t2i, PROMPT, guidance=1),
+    )
+    torch.testing.assert_close(_run(pipe), _composed(pipe, rule), atol=1e-4, rtol=1e-4)
 
 
 def test_the_plan_counts_the_real_calls(either: Any) -> None:
@@ -250,30 +256,10 @@ def test_fast_halves_the_t2i_work(pipe: Any) -> None:
 
 
 def test_fresh_noise_in_place_of_inversion(pipe: Any) -> None:
-    """From parts, without one call to invert; what frames share is what `FreshNoise` draws."""
-    from elevator.filters import LowPass
-    from elevator.samplers import SDEdit
-
+    """Without one call to invert; what frames share is what `FreshNoise` draws."""
     numbers = replace(QUICK, fresh_noise=2.0)
-    t2i, t2v = pipe.t2i, pipe.t2v
-    refine = el.chain(
-        el.at({1, 2}, LowPass("gaussian", temporal=0.4, spatial=1.0)),
-        el.at({1, 2, 3}, SDEdit(el.denoiser(t2v, PROMPT, guidance=2.0), steps=2)),
-    )
-    generator = _generator(0)
-    noise = mixed_noise((1, 4, 4, 8, 8), 1.0, generator)
-    hook = el.renoise(refine, el.FreshNoise(2.0))
-    with el.attach(t2i, hook, [CrossFrameAttention()], frames=4):
-        frames = t2i(
-            [PROMPT] * 4,
-            num_inference_steps=5,
-            guidance_scale=3.0,
-            latents=rearrange(noise, "1 c f h w -> f c h w"),
-            generator=generator,
-            output_type="latent",
-        ).images
-    got = _run(pipe, preset=numbers)
-    torch.testing.assert_close(got, rearrange(frames, "f c h w -> 1 c f h w"), atol=1e-4, rtol=1e-4)
+    wanted = _composed(pipe, el.FreshNoise(2.0))
+    torch.testing.assert_close(_run(pipe, preset=numbers), wanted, atol=1e-4, rtol=1e-4)
     assert {call.name for call in pipe.plan(PROMPT, preset=numbers).hooks} == {"T2V"}
     with pytest.raises(el.CheckError, match=r"fast shortens inversions.*leave fast out"):
         pipe.plan(PROMPT, preset=numbers, fast=True)
