@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from elevator.errors import CheckError, CheckpointError
 
-__all__ = ["Source", "fill", "read_config", "read_weights", "taken_over"]
+__all__ = ["Source", "fill", "known", "read_config", "read_weights", "taken_over"]
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -98,6 +98,12 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             f"{'; '.join(problems)}. Give the configuration it was published with"
         )
     network.load_state_dict(dict(tensors))
+
+
+def known(cls: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of another network's configuration, what a diffusers class is told when it is made."""
+    names = set(cls._get_init_keys(cls)) - {"self"}
+    return {name: value for name, value in config.items() if name in names}
 
 
 def taken_over(network: N, source: nn.Module, lost: list[str], extra: list[str]) -> N:

@@ -22,7 +22,7 @@ from torch.nn.functional import silu
 
 from elevator.errors import CheckError, CheckpointError
 from elevator.latent import Latent
-from elevator.models.published import Source, fill, read_config, read_weights, taken_over
+from elevator.models.published import Source, fill, known, read_config, read_weights, taken_over
 from elevator.models.temporal_attention import Rotary, TemporalTransformer
 from elevator.models.temporal_blocks import (
     Downsample,
@@ -309,7 +309,7 @@ class TemporalUNet(ModelMixin, AttentionMixin, ConfigMixin):
             "up_temporal_idx": tuple(levels),
             "norm_over_frames": False,
         }
-        network = cls(**_known(cls, config) | given | options)
+        network = cls(**known(cls, config) | given | options)
         missing, extra = network.load_state_dict(_linear(unet.state_dict()), strict=False)
         new = {name for name, _ in network.temporal_parameters()}
         lost = [name for name in missing if name not in new and not name.endswith(".freqs")]
@@ -340,7 +340,7 @@ class TemporalUNet(ModelMixin, AttentionMixin, ConfigMixin):
                 f"{problems or f'attention_block_types={kinds}'}; give the published one"
             )
         tensors = read_weights(weights)
-        network = cls(**_known(cls, settings))
+        network = cls(**known(cls, settings))
         # One parameter under many names, of which formats that refuse shared memory keep one.
         shared = [name for name in network.state_dict() if name.endswith("rotary_emb.freqs")]
         kept = next((tensors[name] for name in shared if name in tensors), None)
@@ -464,12 +464,6 @@ def _unlike(config: Mapping[str, Any]) -> str:
         if name in config and config[name] != value
     ]
     return ", ".join(found)
-
-
-def _known(cls: Any, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Of another network's configuration, what this one is told."""
-    names = set(cls._get_init_keys(cls)) - {"self"}
-    return {name: value for name, value in config.items() if name in names}
 
 
 def _linear(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

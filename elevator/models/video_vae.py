@@ -29,7 +29,7 @@ from torch.nn.functional import scaled_dot_product_attention, silu
 
 from elevator.errors import CheckError, CheckpointError
 from elevator.latent import Latent
-from elevator.models.published import Source, fill, read_config, read_weights, taken_over
+from elevator.models.published import Source, fill, known, read_config, read_weights, taken_over
 from elevator.models.temporal_blocks import (
     Downsample,
     FrameConv,
@@ -232,7 +232,7 @@ class VideoVAE(ModelMixin, ConfigMixin):
         Raises:
             CheckError: the autoencoder has parts this class has no place for.
         """
-        config = {"norm_over_frames": False} | _known(cls, vae.config) | options
+        config = {"norm_over_frames": False} | known(cls, vae.config) | options
         network = cls(**config)
         tensors = _published_names(vae.state_dict())
         missing, extra = network.load_state_dict(tensors, strict=False)
@@ -265,12 +265,12 @@ class VideoVAE(ModelMixin, ConfigMixin):
             raise CheckpointError(
                 f"VideoVAE cannot take act_fn={settings['act_fn']!r}; give the published silu"
             )
-        known = _known(cls, settings)
+        told = known(cls, settings)
         if conditioned:
-            known.setdefault("condition_channels", 128)
+            told.setdefault("condition_channels", 128)
         kinds = settings.get("up_block_types")
         volume = any("plus" in kind for kind in kinds) if kinds else conditioned
-        network = cls(**known | {"volume": volume})
+        network = cls(**told | {"volume": volume})
         fill(network, _published_names(tensors))
         return network.eval()
 
@@ -436,9 +436,3 @@ def _published_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 value = value.flatten(1)
         renamed[head + marked + layer] = value
     return renamed
-
-
-def _known(cls: Any, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Of another autoencoder's configuration, what this one is told."""
-    names = set(cls._get_init_keys(cls)) - {"self"}
-    return {name: value for name, value in config.items() if name in names}
