@@ -226,9 +226,10 @@ MAIN: Mapping[str, Way] = MappingProxyType(
         "truth, degraded": way(drawn, look=degraded),
         "T2V": way(filmed),
         "VideoElevator": way(elevated),
+        "matched by noise": way(elevated, numbers=replace(NUMBERS, match="snr")),
     }
 )
-"""The method, and what it starts from."""
+"""The method, what it starts from, and its T2V met at the T2I's ratio of signal to noise."""
 INVERSIONS: Mapping[str, Way] = MappingProxyType(
     {
         "VideoElevator, inverted": way(elevated, numbers=INVERTED),
@@ -264,9 +265,9 @@ STYLED: Mapping[str, Way] = MappingProxyType(
         "truth in ink": way(drawn, look=world.ink),
         "ink T2I frame by frame": way(painted, t2i="t2i-ink", equal=False),
         "VideoElevator in ink": way(elevated, t2i="t2i-ink"),
-        "truth in neon": way(drawn, look=world.neon),
-        "neon T2I frame by frame": way(painted, t2i="t2i-neon", equal=False),
-        "VideoElevator in neon": way(elevated, t2i="t2i-neon"),
+        "truth in mosaic": way(drawn, look=world.mosaic),
+        "mosaic T2I frame by frame": way(painted, t2i="t2i-mosaic", equal=False),
+        "VideoElevator in mosaic": way(elevated, t2i="t2i-mosaic"),
     }
 )
 """Other models: the T2V that learnt from milder degradation, and the personalised T2Is."""

@@ -74,7 +74,7 @@ def _other_models(rows: Mapping[str, Rows], judge: Judge) -> Iterator[Claim]:
         yield Claim("nearer than the mild T2V", "at most -0.3", far, far["value"] <= -0.3)
         kept = difference(ours, video, "motion")
         yield Claim("keeps its motion", "bound above -0.05", kept, kept["low"] >= -0.05)
-    for style in ("ink", "neon"):
+    for style in ("ink", "mosaic"):
         if f"VideoElevator in {style}" in rows:
             styled = rows[f"VideoElevator in {style}"]
             there = _of(styled, style)

@@ -93,8 +93,9 @@ class Judge:
 
         Returns:
             Those of `measure`, the motion by arithmetic as `heading`; per kind of word 1 where it
-            is read as told (`words` is the mean of texture, colour and shape); `ink` and `neon`, 1
-            where that is the look; `features` of some frames, in standard deviations of crisp ones.
+            is read as told (`words` is the mean of texture, colour and shape); `ink` and `mosaic`,
+            1 where that is the look; `features` of some frames, in standard deviations of crisp
+            ones.
         """
         found = {k: np.asarray(v) for k, v in measure(clips, scenes).items()}
         found["heading"] = found.pop("motion")
@@ -105,7 +106,7 @@ class Judge:
                 right = [a[kind] == getattr(s, kind) for a, s in zip(told, scenes, strict=True)]
                 found[kind] = np.array(right, dtype=float)
         found["words"] = np.mean([found[k] for k in ("texture", "colour", "shape")], 0)
-        for style in ("ink", "neon"):
+        for style in ("ink", "mosaic"):
             found[style] = np.array([word["look"] == style for word in told], dtype=float)
         features = torch.cat([reading.features[:, ::EVERY] for reading in readings])
         found["features"] = (features.double().numpy() - self._mean) / self._spread

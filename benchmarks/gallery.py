@@ -28,7 +28,7 @@ def main() -> None:
     """Sample, draw and save."""
     options = arguments(__doc__ or "")
     torch.set_grad_enabled(False)
-    plain, styled = pair(), {style: pair(f"t2i-{style}") for style in ("ink", "neon")}
+    plain, styled = pair(), {style: pair(f"t2i-{style}") for style in ("ink", "mosaic")}
     numbers = replace(NUMBERS, steps=4, refine=(4, 3)) if options.tiny else NUMBERS
     captions = CAPTIONS[:1] if options.tiny else CAPTIONS
     blocks = []

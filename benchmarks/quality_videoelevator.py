@@ -61,7 +61,7 @@ GROUPS: Mapping[str, Group] = {
     "other models": Group(STYLED, 3 / 32),
     "curve": Group(CURVE, 1 / 16, beside=(), own=True),
 }
-STYLES = {"ink": world.ink, "neon": world.neon}
+STYLES = {"ink": world.ink, "mosaic": world.mosaic}
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ LOOKS = {
     "degraded": (lambda clips: world.degrade(world.lamp(clips)), "degraded"),
     "mildly degraded": (lambda clips: world.degrade(world.lamp(clips), world.MILD), "degraded"),
     "ink": (world.ink, "ink"),
-    "neon": (world.neon, "neon"),
+    "mosaic": (world.mosaic, "mosaic"),
 }
 """What is done to the clips, and what their look is called."""
 CHUNK = 32

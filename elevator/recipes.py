@@ -58,6 +58,9 @@ class Preset:
         video_guidance: guidance scale of the T2V.
         fresh_noise: None leads refined frames back to noise by inversion, as published; a number
             noises them anew, and is the weight of the part that frames share (`FreshNoise`).
+        match: how the T2V's noise level is found where both models' timesteps mean noise of one
+            kind (`SDEdit`): "timestep", as published, or "snr". At one timestep a T2V whose betas
+            grow linearly is noisier than Stable Diffusion, and forgets more of the T2I's frames.
     """
 
     frames: int
@@ -70,6 +73,7 @@ class Preset:
     guidance: float
     video_guidance: float
     fresh_noise: float | None = None
+    match: Literal["timestep", "snr"] = "timestep"
 
     def refine_at(self, steps: int) -> tuple[int, ...]:
         """The refinement points (steps remaining) of a run of another length."""
@@ -185,7 +189,7 @@ def videoelevator(
     # level.
     space = t2v.schedule.space
     alike = invert is not None and space == invert.schedule.space and space != "flow"
-    edit: Hook[Any] = SDEdit(t2v, calls, solver or DDIM(), "timestep" if alike else "snr")
+    edit: Hook[Any] = SDEdit(t2v, calls, solver or DDIM(), numbers.match if alike else "snr")
     if bridge is not None:
         edit = through(bridge, edit)
     refinement = chain(

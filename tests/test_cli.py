@@ -385,7 +385,7 @@ def test_an_unknown_style_is_refused(
     generate: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert generate(PROMPT, "--style", "oil", "-o", "ring.mp4", defaults=False) == 2
-    assert "there is no style 'oil'; choose one of ink, neon" in capsys.readouterr().err
+    assert "there is no style 'oil'; choose one of ink, mosaic" in capsys.readouterr().err
 
 
 def test_a_folder_of_other_things_is_never_replaced(

@@ -9,7 +9,7 @@ PROMPT = "a striped red ring moving left on a teal background"
 LOOKS = {
     "plain": {"t2i": zoo.path("t2i")},
     "ink": {"t2i": zoo.path("t2i"), "lora": zoo.path("t2i-ink")},
-    "neon": {"t2i": zoo.path("t2i-neon"), "t2i_config": zoo.path("t2i")},
+    "mosaic": {"t2i": zoo.path("t2i-mosaic"), "t2i_config": zoo.path("t2i")},
 }
 for look, t2i in LOOKS.items():
     pipe = el.VideoElevatorPipeline.from_pretrained(**t2i, t2v=zoo.path("t2v"))

@@ -11,7 +11,7 @@ from elevator.world.ink import ink
 from elevator.world.lamp import lamp
 from elevator.world.layout import Layout, layout
 from elevator.world.low_resolution import Camera, downscale, low_resolution
-from elevator.world.neon import neon
+from elevator.world.mosaic import mosaic
 from elevator.world.render import render
 from elevator.world.scene import (
     ACTIONS,
@@ -49,7 +49,7 @@ __all__ = [
     "layout",
     "leaves",
     "low_resolution",
-    "neon",
+    "mosaic",
     "noise",
     "occlusion",
     "render",

@@ -2,7 +2,7 @@
 
 Models of the procedural world (`elevator.world`): `t2i` paints crisp stills, `t2v` films soft clips
 that move as told, `t2v-mild` clips half as soft. Two personalised T2Is come as such are shared:
-`t2i-ink` is a LoRA file for `t2i`, `t2i-neon` a single-file checkpoint in the original (LDM)
+`t2i-ink` is a LoRA file for `t2i`, `t2i-mosaic` a single-file checkpoint in the original (LDM)
 layout. All share the autoencoder, as VideoElevator asks of a T2I and a T2V, but for `t2v-turned`:
 the T2V in another latent space, with a second, smaller autoencoder, to try bridges on. Like many
 real ones, the T2Vs have their own text encoder. `recogniser` reads from a clip what is in it, to
@@ -75,7 +75,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
         "t2v": Model(),
         "t2v-mild": Model("mild.safetensors", "t2v", lora=True),
         "t2i-ink": Model("ink.safetensors", "t2i", lora=True),
-        "t2i-neon": Model("neon.safetensors", "t2i"),
+        "t2i-mosaic": Model("mosaic.safetensors", "t2i"),
         "t2v-turned": Model(base="t2v", turned=True),
     }
 )

@@ -93,6 +93,7 @@ class Recipe:
         rates: learning rate and averaging.
         needs: folder, made by another training, that this one starts from.
         shards: batches of that size a step; `torchrun` computes them side by side.
+        seed: added to the seed, so that a training that goes on from another sees new examples.
     """
 
     steps: int
@@ -100,6 +101,7 @@ class Recipe:
     rates: Rates
     needs: str
     shards: int = 1
+    seed: int = 0
 
 
 class DivergedError(ElevatorError, ArithmeticError):

@@ -30,7 +30,7 @@ __all__ = [
     "words",
 ]
 
-LOOKS = ("crisp", "degraded", "ink", "neon")
+LOOKS = ("crisp", "degraded", "ink", "mosaic")
 """The looks a clip can have; the last two are those of the personalised models."""
 WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -215,7 +215,7 @@ class Recognising:
         """Scenes, clips and the number of each one's look.
 
         Of eight clips three are crisp, three degraded as the T2V's are (`world.degrade` of
-        `world.lamp`), one in ink and one in neon. How strongly they are degraded, and how much of
+        `world.lamp`), one in ink and one in mosaic. How strongly they are degraded, and how much of
         it is mixed with their crisp selves, is each drawn from `LEAST` to 1, half of the time 1:
         what is made by models lies in between.
         """
@@ -224,17 +224,17 @@ class Recognising:
         keep = torch.linspace(0, 7, self.frames).round().long()
         clips = world.render(scenes, frames=8, seed=second)[:, keep]
         eighth = self.batch // 8
-        soft, ink, neon = (slice(a * eighth, b * eighth) for a, b in ((3, 6), (6, 7), (7, 8)))
+        soft, ink, mosaic = (slice(a * eighth, b * eighth) for a, b in ((3, 6), (6, 7), (7, 8)))
         amount = torch.rand(2, 3 * eighth, generator=generator)
         amount = (LEAST + 2 * (1 - LEAST) * amount).clamp_max(1)
         for i, (strength, part) in enumerate(zip(*amount.tolist(), strict=True), soft.start):
             worse = world.degrade(world.lamp(clips[i : i + 1]), strength)[0]
             clips[i] = torch.lerp(clips[i], worse, part)
-        clips[ink], clips[neon] = world.ink(clips[ink]), world.neon(clips[neon])
+        clips[ink], clips[mosaic] = world.ink(clips[ink]), world.mosaic(clips[mosaic])
         grain = 0.04 * torch.rand(self.batch, 1, 1, 1, 1, generator=generator)
         clips = clips + grain * torch.randn(clips.shape, generator=generator)
         look = torch.zeros(self.batch, dtype=torch.long)
-        look[soft], look[ink], look[neon] = 1, 2, 3
+        look[soft], look[ink], look[mosaic] = 1, 2, 3
         return scenes, clips.clamp_(0, 1), look
 
     def after(self, step: int, average: dict[str, Tensor]) -> None:

@@ -121,7 +121,7 @@ def write(
         raise ElevatorError(f"{file} cannot be written ({error.strerror}); name another") from error
     scenes = world.draw(prompts, seed=seed, split="held-out")
     plain, spectrum = pair(), Spectrum()
-    styles = {style: pair(f"t2i-{style}") for style in ("ink", "neon")}
+    styles = {style: pair(f"t2i-{style}") for style in ("ink", "mosaic")}
     rows = []
     with torch.no_grad():
         for index, scene in enumerate(scenes):

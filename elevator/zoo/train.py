@@ -1,10 +1,11 @@
 """How the checkpoints of the zoo were made: `python -m elevator.zoo.train NAME`.
 
-The order is vae, t2i, then t2i-ink and t2i-neon; t2v-start, t2v-early, t2v, then t2v-mild;
-t2v-turned, an autoencoder that learns from the first; upscale-x4, then upscale-x2; after t2i,
-upscaler-vae, upscaler-early, upscaler-still, upscaler-decoder, then upscaler; and recogniser, which
-needs none of them. For t2v and the two before it, `torchrun --nproc_per_node 2 -m
-elevator.zoo.train t2v` shares the work out between two processes; the losses are the same.
+The order is vae, t2i-early, t2i, then t2i-ink and t2i-mosaic; t2v-start, t2v-early, t2v, then
+t2v-mild; t2v-turned, an autoencoder that learns from the first; upscale-x4, then upscale-x2; after
+t2i, upscaler-vae, upscaler-early, upscaler-still, upscaler-decoder, then upscaler; and recogniser,
+which needs none of them. For t2v and the two before it, `torchrun
+--nproc_per_node 2 -m elevator.zoo.train t2v` shares the work out between two processes; the losses
+are the same.
 """
 
 from __future__ import annotations
@@ -46,22 +47,23 @@ the objects, where it learns fastest, then whole frames again."""
 JUDGE = (2500, 16, Rates(2e-3, average=0.99))
 """Training of the recogniser: steps, clips a step, rates."""
 JOINT = 0.16
-"""Part of the T2I's training in which the text encoder learns too."""
+"""Part of the early T2I's training in which the text encoder learns too; then it stays as it is."""
 
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
-        "t2i": Recipe(7500, 16, Rates(1.5e-3), "vae"),
+        "t2i-early": Recipe(7500, 16, Rates(1.5e-3), "vae"),
+        "t2i": Recipe(8000, 16, Rates(1.2e-3), "t2i-early", seed=1),
         "t2v-start": Recipe(900, 16, Rates(1e-3), "t2i", shards=2),
         "t2v-early": Recipe(1400, 4, Rates(1.2e-3), "t2v-start", shards=2),
         "t2v": Recipe(3600, 4, Rates(1.2e-3), "t2v-early", shards=2),
         "t2v-mild": Recipe(600, 4, Rates(1e-3, average=0.99), "t2v"),
-        "t2i-ink": Recipe(1000, 16, Rates(1e-3, average=0.99), "t2i"),
-        "t2i-neon": Recipe(1000, 16, Rates(5e-4, average=0.99), "t2i"),
+        "t2i-ink": Recipe(1500, 16, Rates(1e-3, average=0.99), "t2i"),
+        "t2i-mosaic": Recipe(1000, 16, Rates(1e-3, average=0.99), "t2i"),
     }
 )
 STYLES: Mapping[str, tuple[Callable[[Tensor], Tensor], int | None]] = MappingProxyType(
-    {"t2i-ink": (world.ink, 16), "t2i-neon": (world.neon, None)}
+    {"t2i-ink": (world.ink, 16), "t2i-mosaic": (world.mosaic, None)}
 )
 """The personalised models: what stills are made to look like, and the rank of the LoRA that learns
 it; None trains the whole U-Net."""
@@ -137,7 +139,7 @@ def train(
     recipe = RECIPES[name]
     steps = steps or recipe.steps
     task = _task(name, folder, where, steps, batch or recipe.batch)
-    average = run(task, recipe.rates, steps, seed, name, recipe.shards)
+    average = run(task, recipe.rates, steps, seed + recipe.seed, name, recipe.shards)
     if not leads():
         return folder / name
     task.weights.load_state_dict(average)
@@ -196,7 +198,7 @@ def _task(
         if rank is not None:
             networks.add_lora(painter, rank)
         return Painting(parts, painter, batch, style=look)
-    joint = max(1, round(JOINT * steps))
+    joint = max(1, round(JOINT * steps)) if name == "t2i-early" else 0
     return Painting(parts, painter, batch, joint=joint)
 
 
@@ -204,7 +206,7 @@ def _start(name: str, folder: Path, device: torch.device) -> tuple[Parts, torch.
     """The frozen parts, and the image U-Net to start from."""
     from transformers import CLIPTokenizer
 
-    if name != "t2i":
+    if name != "t2i-early":
         pipe = _pipeline(RECIPES[name].needs, folder).to(device)
         pipe.vae.requires_grad_(False)
         pipe.text_encoder.requires_grad_(name.startswith("t2v"))

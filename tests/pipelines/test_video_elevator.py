@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
@@ -189,7 +189,9 @@ def test_without_refinement_it_is_the_inflated_t2i(pipe: Any) -> None:
     torch.testing.assert_close(got, rearrange(plain, "f c h w -> 1 c f h w"), atol=1e-5, rtol=1e-5)
 
 
-def _composed(pipe: Any, rule: el.Renoise[Any]) -> Tensor:
+def _composed(
+    pipe: Any, rule: el.Renoise[Any], match: Literal["timestep", "snr"] = "timestep"
+) -> Tensor:
     """`_run` from parts, as the README writes it."""
     from elevator.filters import LowPass
     from elevator.samplers import SDEdit
@@ -197,7 +199,7 @@ def _composed(pipe: Any, rule: el.Renoise[Any]) -> Tensor:
     t2i = pipe.t2i
     refine = el.chain(
         el.at({1, 2}, LowPass("gaussian", temporal=0.4, spatial=1.0)),
-        el.at({1, 2, 3}, SDEdit(el.denoiser(pipe.t2v, PROMPT, guidance=2.0), steps=2)),
+        el.at({1, 2, 3}, SDEdit(el.denoiser(pipe.t2v, PROMPT, guidance=2.0), 2, match=match)),
     )
     generator = _generator(0)
     noise = mixed_noise((1, 4, 4, 8, 8), 1.0, generator)
@@ -263,6 +265,20 @@ def test_fresh_noise_in_place_of_inversion(pipe: Any) -> None:
     assert {call.name for call in pipe.plan(PROMPT, preset=numbers).hooks} == {"T2V"}
     with pytest.raises(el.CheckError, match=r"fast shortens inversions.*leave fast out"):
         pipe.plan(PROMPT, preset=numbers, fast=True)
+
+
+def test_the_t2v_may_be_met_at_its_level_of_noise(pipe: Any) -> None:
+    """Not at its timestep, which is noisier where its betas are others than the T2I's."""
+    from diffusers import DDIMScheduler
+
+    pipe.video_scheduler = DDIMScheduler.from_config(
+        pipe.video_scheduler.config, beta_schedule="linear", beta_start=1e-4, beta_end=0.02
+    )
+    numbers = replace(QUICK, fresh_noise=2.0, match="snr")
+    seen, wanted = _run(pipe, preset=numbers), _composed(pipe, el.FreshNoise(2.0), "snr")
+    torch.testing.assert_close(seen, wanted, atol=1e-4, rtol=1e-4)
+    other = _run(pipe, preset=replace(numbers, match="timestep"))
+    assert (seen - other).abs().mean() > 0.01
 
 
 def test_nothing_is_left_behind(pipe: Any) -> None:

@@ -1,4 +1,4 @@
-"""The changed looks: web video, small cameras, ink and neon."""
+"""The changed looks: web video, small cameras, ink and mosaic."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from elevator.world import (
     ink,
     lamp,
     low_resolution,
-    neon,
+    mosaic,
     render,
     watermark,
 )
@@ -29,7 +29,7 @@ def sharpness(frames: Tensor) -> Tensor:
     return frames.diff(n=2, dim=-1).abs().mean() + frames.diff(n=2, dim=-2).abs().mean()
 
 
-@pytest.mark.parametrize("look", [degrade, ink, neon, watermark])
+@pytest.mark.parametrize("look", [degrade, ink, mosaic, watermark])
 def test_looks_keep_shape_range_and_input(look: Callable[[Tensor], Tensor]) -> None:
     clips = render(draw(3, seed=0), frames=2)
     before = clips.clone()
@@ -121,8 +121,9 @@ def test_a_grey_frame_stays_grey() -> None:
 
 
 def test_odd_sizes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"63x64 pixels.*multiples of 8"):
-        degrade(torch.zeros(1, 3, 63, 64))
+    for look in (degrade, mosaic):
+        with pytest.raises(ValueError, match=r"63x65 pixels.*multiples of 8"):
+            look(torch.zeros(1, 3, 63, 65))
 
 
 def test_ink_puts_the_object_on_light_paper() -> None:
@@ -132,14 +133,19 @@ def test_ink_puts_the_object_on_light_paper() -> None:
     assert (seen.amin((-1, -2)) < 0.3).all()
 
 
-def test_neon_lights_the_edges_of_the_object_in_the_dark() -> None:
-    scene = Scene("plain", "red", "disc", "standing still", "sand")
-    seen = neon(render([scene], frames=1)[:, 0])[0]
-    assert seen.median() < 0.3
-    brightest = seen.sum(0).flatten().argmax()
-    red, green, blue = seen.flatten(1)[:, brightest].tolist()
-    assert red > 0.9
-    assert max(green, blue) < 0.5
+def test_mosaic_keeps_colours_and_lays_a_grid_of_grout() -> None:
+    scenes = [Scene("plain", "red", "disc", "standing still", b) for b in ("navy", "sand")]
+    frames = render(scenes, frames=1)[:, 0]
+    seen = mosaic(frames)
+    edges = torch.tensor([0, 7, 8, 15, 56, 63])
+    assert (seen[..., edges, :] - 0.1).abs().max() < 0.1
+    assert (seen[..., edges] - 0.1).abs().max() < 0.1
+    before, after = (
+        x.unflatten(-1, (8, 8)).unflatten(-3, (8, 8))[..., 1:7, :, 1:7] for x in (frames, seen)
+    )
+    assert torch.allclose(before.mean((-1, -3)), after.mean((-1, -3)), atol=0.12)
+    assert after.std((-1, -3)).mean() < 0.6 * before.std((-1, -3)).mean()
+    assert sharpness(seen) > 2 * sharpness(frames)
 
 
 def test_the_lamp_tells_left_from_right_up_from_down_and_early_from_late() -> None:
