@@ -17,6 +17,7 @@ from elevator.errors import CheckError, ElevatorError
 from elevator.upscale import Upscaler
 from elevator.video.io import check_image_target
 from elevator.video.jobs import Done, forget, upscale_video
+from elevator.video.memory import keep_apart
 from elevator.video.reader import open_video
 from elevator.video.writer import check_video_target
 
@@ -27,6 +28,7 @@ _DAMAGED, _WRONG = 1, 2
 
 def run(given: argparse.Namespace) -> int:
     """Do what the command line says; everything that can be checked is, before upscaling."""
+    keep_apart()
     method = choose(given)
     todo, one = _todo(given)
     given.method = method.name

@@ -29,6 +29,7 @@ import elevator
 from elevator.errors import CheckError
 from elevator.upscale import Upscaler
 from elevator.video.clip import Clip
+from elevator.video.memory import give_back
 from elevator.video.parts import Parts, write_whole
 from elevator.video.reader import open_video
 from elevator.video.stretches import crossfaded, following, larger, stretches
@@ -289,25 +290,7 @@ def _make(
         told.finished(kept[index].start, given[keep], list(made))
         told.progress("upscaling", _frames_without(plan, missing[place:]), count)
         del given, made
-        _give_back()
-
-
-@cache
-def _c_library() -> Any:
-    import ctypes
-
-    return ctypes.CDLL(None) if os.name == "posix" else None
-
-
-def _give_back() -> None:
-    """Give freed memory back to the system, where its C library can be told to.
-
-    glibc keeps what lies between blocks that are in use, so that a later stretch would need more
-    than the first.
-    """
-    trim = getattr(_c_library(), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+        give_back()
 
 
 def _frames_without(plan: Sequence[range], missing: Sequence[int]) -> int:
