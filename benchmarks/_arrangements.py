@@ -28,6 +28,7 @@ __all__ = [
     "INVERSIONS",
     "INVERTED",
     "MAIN",
+    "MATCHED",
     "RIVALS",
     "STYLED",
     "Models",
@@ -226,10 +227,13 @@ MAIN: Mapping[str, Way] = MappingProxyType(
         "truth, degraded": way(drawn, look=degraded),
         "T2V": way(filmed),
         "VideoElevator": way(elevated),
-        "matched by noise": way(elevated, numbers=replace(NUMBERS, match="snr")),
     }
 )
-"""The method, what it starts from, and its T2V met at the T2I's ratio of signal to noise."""
+"""The method, and what it starts from."""
+MATCHED: Mapping[str, Way] = MappingProxyType(
+    {"matched by noise": way(elevated, numbers=replace(NUMBERS, match="snr"))}
+)
+"""The method with its T2V met at the T2I's ratio of signal to noise."""
 INVERSIONS: Mapping[str, Way] = MappingProxyType(
     {
         "VideoElevator, inverted": way(elevated, numbers=INVERTED),

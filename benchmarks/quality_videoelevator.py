@@ -20,6 +20,7 @@ from benchmarks._arrangements import (
     CURVE,
     INVERSIONS,
     MAIN,
+    MATCHED,
     RIVALS,
     STYLED,
     Models,
@@ -55,12 +56,15 @@ class Group(NamedTuple):
 
 GROUPS: Mapping[str, Group] = {
     "main": Group(MAIN, beside=()),
-    "inverted": Group(INVERSIONS, 1 / 8),
-    "rivals": Group(RIVALS, 1 / 8),
-    "removed": Group(ABLATIONS, 1 / 16),
-    "other models": Group(STYLED, 3 / 32),
-    "curve": Group(CURVE, 1 / 16, beside=(), own=True),
+    "matched": Group(MATCHED, 1 / 4),
+    "inverted": Group(INVERSIONS, 1 / 16),
+    "rivals": Group(RIVALS, 1 / 16),
+    "removed": Group(ABLATIONS, 1 / 32),
+    "other models": Group(STYLED, 3 / 64),
+    "curve": Group(CURVE, 1 / 32, beside=(), own=True),
 }
+FEWEST = 64
+"""Captions of which every group has two."""
 STYLES = {"ink": world.ink, "mosaic": world.mosaic}
 
 
@@ -132,7 +136,9 @@ def _run(options: argparse.Namespace, models: Models) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tiny", action="store_true", help="a run of seconds, for CI")
-    parser.add_argument("--prompts", type=int, default=128, help="how many captions (from 22 on)")
+    parser.add_argument(
+        "--prompts", type=int, default=256, help=f"how many captions ({FEWEST} or more)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kept", type=Path, default=Path(".kept"), help="folder for clips")
     parser.add_argument("--make", type=share, help="I/N: make each Nth clip from the Ith, no more")
@@ -144,7 +150,7 @@ def _arguments() -> argparse.Namespace:
         parser.error("--groups goes with --make; what is judged is judged as a whole")
     if options.tiny:
         options.prompts = 2
-    elif options.prompts < 22:
+    elif options.prompts < FEWEST:
         parser.error(f"--prompts {options.prompts} leaves some arrangements less than two captions")
     return options
 

@@ -580,7 +580,9 @@ def test_zoo_train_calls_the_recipe(
         assert seen[-1] == ((name, None, None, None), {"resume": True})
     assert main(["zoo", "train", "sora"]) == 2
     told = capsys.readouterr().err
-    assert "no model 'sora' to train; choose one of vae, recogniser, t2i-early, t2i, " in told
+    assert (
+        "no model 'sora' to train; choose one of vae, recogniser, t2i-early, t2i-middle, " in told
+    )
 
 
 def test_no_command_is_an_error_and_version_is_none(capsys: pytest.CaptureFixture[str]) -> None:

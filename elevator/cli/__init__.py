@@ -121,9 +121,9 @@ def _parser() -> _Parser:
     train.add_argument(
         "name",
         metavar="NAME",
-        help="vae, recogniser, t2i-early, t2i, t2i-ink, t2i-mosaic, t2v-start, t2v-early, t2v, "
-        "t2v-mild, t2v-turned, upscale-x4, upscale-x2, upscaler-vae, upscaler-early, "
-        "upscaler-still, upscaler-decoder or upscaler",
+        help="vae, recogniser, t2i-early, t2i-middle, t2i, t2i-ink, t2i-mosaic, t2v-start, "
+        "t2v-early, t2v, t2v-mild, t2v-turned, upscale-x4, upscale-x2, upscaler-vae, "
+        "upscaler-early, upscaler-still, upscaler-decoder or upscaler",
     )
     train.add_argument("--steps", type=count, help="steps in all (default: as committed)")
     train.add_argument("--out", metavar="DIR", help="checkpoints and results (default: ./zoo)")

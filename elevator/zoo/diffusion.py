@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DDIMScheduler, UNet3DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
-__all__ = ["FRAMES", "Filming", "Framing", "Painting", "Parts"]
+__all__ = ["FRAMES", "Filming", "Framing", "Painting", "Parts", "renew_words"]
 
 FRAMES = 8
 """Frames of a clip."""
@@ -31,7 +31,7 @@ CHUNK = 16
 LEAN = 1.5
 """How much a T2V's training leans to noisy levels, where motion has to come from the caption."""
 LOUD = 4.0
-"""Spread of the new embeddings of those words, that of a text's hidden states in the last layer."""
+"""Spread of the embeddings of renewed words, that of a text's hidden states in the last layer."""
 UNCAPTIONED = 0.1
 """Share of the examples that are shown without their caption, for classifier-free guidance."""
 
@@ -83,7 +83,7 @@ def _velocity_error(
 ) -> Tensor:
     """Squared error of the predicted v, at one level for each example.
 
-    Levels are drawn uniformly, or more often noisy ones where `lean` is above 1.
+    Levels are drawn uniformly, more often noisy ones where `lean` is above 1, clean ones below.
     """
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     top = len(scheduler.alphas_cumprod)
@@ -105,6 +105,7 @@ class Painting:
         *,
         style: Callable[[Tensor], Tensor] | None = None,
         joint: int = 0,
+        lean: float = 1.0,
     ) -> None:
         """Set up the training.
 
@@ -115,8 +116,10 @@ class Painting:
             style: changes the crisp stills, for a personalised model.
             joint: step at which the text encoder is set to its average and frozen; 0 leaves it
                 alone.
+            lean: to noisy levels above 1, to clean ones, where detail is painted, below.
         """
         self.parts, self.batch, self.style, self.joint = parts, batch, style, joint
+        self.lean = lean
         self.weights = nn.ModuleDict(
             {"unet": unet, "text": parts.text} if joint else {"unet": unet}
         )
@@ -127,8 +130,8 @@ class Painting:
         latents = self.parts.latents(self.style(frames) if self.style else frames)
         with torch.set_grad_enabled(step < self.joint):
             embeddings = self.parts.embed(scenes, generator)
-        scheduler = networks.scheduler()
-        return _velocity_error(self.weights["unet"], scheduler, latents, embeddings, generator)
+        unet, scheduler = self.weights["unet"], networks.scheduler()
+        return _velocity_error(unet, scheduler, latents, embeddings, generator, self.lean)
 
     def after(self, step: int, average: dict[str, Tensor]) -> None:
         """Freeze the text encoder at its average when its time has come."""
@@ -165,7 +168,7 @@ class Framing:
             batch: frames a step, each of another clip.
         """
         unet.load_state_dict(_shared(painter, unet), strict=False)
-        _forget_motion(parts)
+        renew_words(parts, MOTION_WORDS)
         self.parts, self.batch = parts, batch
         self.weights = nn.ModuleDict({"unet": unet, "text": parts.text})
 
@@ -250,11 +253,12 @@ def _unchanged(hidden: Tensor, **_: object) -> tuple[Tensor]:
 
 
 @torch.no_grad()
-def _forget_motion(parts: Parts) -> None:
-    """Give the words of motion new embeddings, as large as what the layers add to them.
+def renew_words(parts: Parts, words: Sequence[str]) -> None:
+    """Give words new embeddings, as large as what the text encoder's layers add to them.
 
-    Smaller ones, such as a fresh text encoder has, would drown in that.
+    Smaller ones, such as a fresh text encoder has, drown in that: of a word that was not learnt
+    early the layers make what they make of its neighbours.
     """
-    rows = [token for word in MOTION_WORDS for token in parts.tokenizer(word).input_ids[1:-1]]
-    words: Any = parts.text.get_input_embeddings()
-    words.weight[rows] = LOUD * torch.randn(len(rows), words.embedding_dim).to(words.weight)
+    rows = [token for word in words for token in parts.tokenizer(word).input_ids[1:-1]]
+    known: Any = parts.text.get_input_embeddings()
+    known.weight[rows] = LOUD * torch.randn(len(rows), known.embedding_dim).to(known.weight)

@@ -94,6 +94,7 @@ class Recipe:
         needs: folder, made by another training, that this one starts from.
         shards: batches of that size a step; `torchrun` computes them side by side.
         seed: added to the seed, so that a training that goes on from another sees new examples.
+        lean: of an image model, to noisy levels above 1, to clean ones below.
     """
 
     steps: int
@@ -102,6 +103,7 @@ class Recipe:
     needs: str
     shards: int = 1
     seed: int = 0
+    lean: float = 1.0
 
 
 class DivergedError(ElevatorError, ArithmeticError):

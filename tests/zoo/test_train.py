@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from elevator import zoo
 from elevator.errors import CheckpointError
 from elevator.hosts.latent_space import distance
 from elevator.zoo import pipelines
+from elevator.zoo.diffusion import Painting, Parts
 from elevator.zoo.loop import Progress
 from elevator.zoo.train import RECIPES, STAGES, _task, train
 from elevator.zoo.turned import TURNED, turn
@@ -40,7 +42,12 @@ def tiny(name: str, out: Path, *, stop: int | None = None) -> dict[str, torch.Te
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_resumed_training_is_the_same_bit_for_bit(name: str, tmp_path: Path) -> None:
-    unkept = {"t2i": ["t2i-early"], "t2v-early": ["t2v-start"], "t2v": ["t2v-start", "t2v-early"]}
+    unkept = {
+        "t2i-middle": ["t2i-early"],
+        "t2i": ["t2i-early", "t2i-middle"],
+        "t2v-early": ["t2v-start"],
+        "t2v": ["t2v-start", "t2v-early"],
+    }
     for needed in unkept.get(name, []):
         tiny(needed, tmp_path / "whole")
         shutil.copytree(tmp_path / "whole" / needed, tmp_path / "cut" / needed)
@@ -80,6 +87,33 @@ def test_the_words_of_motion_start_anew(tmp_path: Path) -> None:
     for word, kept in {"red": True, "ring": True, "left": False, "still": False}.items():
         old, new = embedding(image.text_encoder, word), embedding(text, word)
         assert torch.equal(old, new) == kept
+
+
+def test_the_word_that_was_not_heard_starts_anew(tmp_path: Path) -> None:
+    shutil.copytree(zoo.path("t2i"), tmp_path / "t2i-middle")
+    before: Any = zoo.load("t2i")
+    after: Any = weights("t2i", tmp_path)["text"]
+    known = before.text_encoder.get_input_embeddings().weight
+    renewed = after.get_input_embeddings().weight
+    other = (known != renewed).any(dim=1).nonzero().flatten().tolist()
+    assert other == before.tokenizer("checkered").input_ids[1:-1]
+
+
+@pytest.mark.parametrize(("lean", "share"), [(0.5, 0.75), (1.0, 0.5), (2.0, 0.2929)])
+def test_levels_lean_to_clean_or_noisy_ones(lean: float, share: float) -> None:
+    seen: list[torch.Tensor] = []
+
+    class Network(torch.nn.Module):
+        def forward(self, noisy: torch.Tensor, levels: torch.Tensor, **_: object) -> Any:
+            seen.append(levels)
+            return SimpleNamespace(sample=noisy)
+
+    pipe = zoo.load("t2i")
+    parts = Parts(pipe.vae, pipe.text_encoder, pipe.tokenizer)
+    painting = Painting(parts, Network(), 32, lean=lean)
+    for step in range(8):
+        painting.loss(step, torch.Generator().manual_seed(step))
+    assert float((torch.cat(seen) < 500).float().mean()) == pytest.approx(share, abs=0.12)
 
 
 def test_a_training_without_its_start_says_what_to_train_first(tmp_path: Path) -> None:
@@ -159,6 +193,7 @@ def test_the_second_autoencoder_learns_the_first_ones_latents_turned(tmp_path: P
 
 def test_unknown_models_are_named(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"name='sdxl'.*recogniser, t2i-early, t2i, t2v-start, t2v.*upscale-x4"
+        ValueError,
+        match=r"name='sdxl'.*recogniser, t2i-early, t2i-middle, t2i, t2v-start, t2v.*upscale-x4",
     ):
         train("sdxl", out=tmp_path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +181,17 @@ def test_motion_words_mean_something_to_the_video_model(pipes: dict[str, Any]) -
 
     left, right = states("moving left"), states("moving right")
     assert (left - right).norm() > 0.1 * left.norm()
+
+
+@pytest.mark.parametrize("kind", ["texture", "colour", "shape"])
+def test_the_image_model_hears_every_word_of_a_kind(kind: str, pipes: dict[str, Any]) -> None:
+    pipe, scene = pipes["t2i"], world.Scene("striped", "red", "ring", "moving left", "teal")
+    known = {"texture": world.TEXTURES, "colour": [*world.COLOURS], "shape": world.SHAPES}[kind]
+    captions = [replace(scene, **{kind: word}).caption() for word in known]
+    ids = pipe.tokenizer(captions, padding="max_length", return_tensors="pt").input_ids
+    states = pipe.text_encoder(ids)[0]
+    for one, other in combinations(states, 2):
+        assert ((one - other).norm(dim=1) / one.norm(dim=1)).max() > 0.1
 
 
 def test_autoencoder_keeps_edges(pipes: dict[str, Any]) -> None:
