@@ -269,6 +269,9 @@ STYLED: Mapping[str, Way] = MappingProxyType(
         "truth in ink": way(drawn, look=world.ink),
         "ink T2I frame by frame": way(painted, t2i="t2i-ink", equal=False),
         "VideoElevator in ink": way(elevated, t2i="t2i-ink"),
+        "VideoElevator in ink, colours kept": way(
+            elevated, t2i="t2i-ink", numbers=replace(NUMBERS, keep_colours=True)
+        ),
         "truth in mosaic": way(drawn, look=world.mosaic),
         "mosaic T2I frame by frame": way(painted, t2i="t2i-mosaic", equal=False),
         "VideoElevator in mosaic": way(elevated, t2i="t2i-mosaic"),

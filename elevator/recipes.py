@@ -11,7 +11,7 @@ import torch
 from elevator.combine import at, chain, identity
 from elevator.denoise import Denoiser
 from elevator.errors import CheckError
-from elevator.filters import Flow, LowPass, Propagate
+from elevator.filters import Flow, KeepColours, LowPass, Propagate
 from elevator.hook import Hook
 from elevator.hosts.coefficients import training_schedule
 from elevator.latent import Latent
@@ -61,6 +61,8 @@ class Preset:
         match: how the T2V's noise level is found where both models' timesteps mean noise of one
             kind (`SDEdit`): "timestep", as published, or "snr". At one timestep a T2V whose betas
             grow linearly is noisier than Stable Diffusion, and forgets more of the T2I's frames.
+        keep_colours: give refined frames the T2I's colours back (`KeepColours`): for a style that
+            changes whole areas, and that the T2V does not know.
     """
 
     frames: int
@@ -74,6 +76,7 @@ class Preset:
     video_guidance: float
     fresh_noise: float | None = None
     match: Literal["timestep", "snr"] = "timestep"
+    keep_colours: bool = False
 
     def refine_at(self, steps: int) -> tuple[int, ...]:
         """The refinement points (steps remaining) of a run of another length."""
@@ -192,6 +195,8 @@ def videoelevator(
     edit: Hook[Any] = SDEdit(t2v, calls, solver or DDIM(), numbers.match if alike else "snr")
     if bridge is not None:
         edit = through(bridge, edit)
+    if numbers.keep_colours:
+        edit = KeepColours(edit)
     refinement = chain(
         at(indices[:-1], lowpass) if len(indices) > 1 else identity(),
         at(indices, edit),

@@ -10,6 +10,7 @@ from elevator.filters.colour import wavelet as wavelet
 from elevator.filters.flow import DIS as DIS
 from elevator.filters.flow import Flow as Flow
 from elevator.filters.flow import FlowEstimator as FlowEstimator
+from elevator.filters.keep_colours import KeepColours as KeepColours
 from elevator.filters.lowpass import LowPass as LowPass
 from elevator.filters.propagate import Propagate as Propagate
 from elevator.filters.warp import consistent as consistent
@@ -21,6 +22,7 @@ __all__ = [
     "DynamicThreshold",
     "Flow",
     "FlowEstimator",
+    "KeepColours",
     "LowPass",
     "Propagate",
     "adain",

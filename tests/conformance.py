@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from elevator.combine import at, between, blend, chain, every, identity, stateless, when
-from elevator.filters import Clamp, DynamicThreshold, Flow, LowPass, Propagate
+from elevator.filters import Clamp, DynamicThreshold, Flow, KeepColours, LowPass, Propagate
 from elevator.hook import Hook, Run, Step
 from elevator.hosts.codec import SameSpace
 from elevator.latent import Latent
@@ -228,6 +228,7 @@ CASES: list[Case] = [
         lambda: DynamicThreshold((0.2, 0.4, 0.6, 0.8), 0.9, rescale=False),
         lambda: DynamicThreshold(math.inf, rescale=False),
     ),
+    Case("KeepColours", lambda: KeepColours(Trail()), lambda: KeepColours(_off())),
     Case("Propagate", lambda: PerClip(propagate), lambda: PerClip(propagate_off), speaks=False),
     Case(
         "Propagate-future",
