@@ -20,7 +20,7 @@ from elevator.models.inflate import CrossFrameAttention
 from elevator.recipes import PRESETS, Preset
 from elevator.samplers import DDIMInversion, mixed_noise
 from elevator.world.degrade import blur
-from elevator.zoo.sampling import NUMBERS, as_clip, elevate, film, paint, pair
+from elevator.zoo.sampling import NUMBERS, STYLED, as_clip, elevate, film, paint, pair
 
 __all__ = [
     "ABLATIONS",
@@ -29,8 +29,8 @@ __all__ = [
     "INVERTED",
     "MAIN",
     "MATCHED",
+    "OTHERS",
     "RIVALS",
-    "STYLED",
     "Models",
     "Way",
     "way",
@@ -39,6 +39,8 @@ __all__ = [
 Clip: TypeAlias = Float[Tensor, "f c h w"]
 INVERTED = PRESETS["world-inverted"]
 """VideoElevator on the built-in models with the published inversion."""
+WHOLE = replace(NUMBERS, keep_detail=None)
+"""VideoElevator on the built-in models with the T2V's frames taken whole, as published."""
 
 
 @dataclass(frozen=True)
@@ -198,11 +200,17 @@ def repainted(models: Models, scene: world.Scene, seed: int, *, strength: float)
 
 
 def painted(
-    models: Models, scene: world.Scene, seed: int, *, t2i: str = "t2i", equal: bool = True
+    models: Models,
+    scene: world.Scene,
+    seed: int,
+    *,
+    t2i: str = "t2i",
+    numbers: Preset | None = None,
 ) -> Clip:
-    """The T2I frame by frame, with as many calls as VideoElevator, or as many steps."""
-    numbers = replace(models.numbers, steps=models.calls()) if equal else models.numbers
-    return paint(models.pipe(t2i), scene.caption(), seed, numbers=numbers)
+    """The T2I frame by frame, by default with as many calls as VideoElevator."""
+    if numbers is None:
+        numbers = replace(models.numbers, steps=models.calls())
+    return paint(models.pipe(t2i), scene.caption(), seed, numbers=models.cut(numbers))
 
 
 def drawn(models: Models, scene: world.Scene, seed: int, *, look: Any = None) -> Clip:
@@ -253,6 +261,7 @@ ABLATIONS: Mapping[str, Way] = MappingProxyType(
     {
         "without the filter": way(elevated, lowpass=el.identity()),
         "without the T2V": way(elevated, t2v_steps=0),
+        "detail not kept": way(elevated, numbers=WHOLE),
         "without inflation": way(composed, inflated=False),
         "noise of every frame's own": way(elevated, numbers=replace(NUMBERS, fresh_noise=0.0)),
         "the T2I's predicted noise": way(composed, rule="predicted"),
@@ -261,20 +270,23 @@ ABLATIONS: Mapping[str, Way] = MappingProxyType(
     }
 )
 """VideoElevator with one part removed or replaced."""
-STYLED: Mapping[str, Way] = MappingProxyType(
+OTHERS: Mapping[str, Way] = MappingProxyType(
     {
         "truth, mildly degraded": way(drawn, look=mildly_degraded),
         "mild T2V": way(filmed, t2v="t2v-mild"),
         "VideoElevator, mild T2V": way(elevated, t2v="t2v-mild"),
         "truth in ink": way(drawn, look=world.ink),
-        "ink T2I frame by frame": way(painted, t2i="t2i-ink", equal=False),
-        "VideoElevator in ink": way(elevated, t2i="t2i-ink"),
-        "VideoElevator in ink, colours kept": way(
-            elevated, t2i="t2i-ink", numbers=replace(NUMBERS, keep_colours=True)
+        "ink T2I frame by frame": way(painted, t2i="t2i-ink", numbers=STYLED),
+        "VideoElevator in ink": way(elevated, t2i="t2i-ink", numbers=STYLED),
+        "VideoElevator in ink, colours not kept": way(
+            elevated, t2i="t2i-ink", numbers=replace(STYLED, keep_colours=False)
         ),
         "truth in mosaic": way(drawn, look=world.mosaic),
-        "mosaic T2I frame by frame": way(painted, t2i="t2i-mosaic", equal=False),
-        "VideoElevator in mosaic": way(elevated, t2i="t2i-mosaic"),
+        "mosaic T2I frame by frame": way(painted, t2i="t2i-mosaic", numbers=STYLED),
+        "VideoElevator in mosaic": way(elevated, t2i="t2i-mosaic", numbers=STYLED),
+        "VideoElevator in mosaic, colours not kept": way(
+            elevated, t2i="t2i-mosaic", numbers=replace(STYLED, keep_colours=False)
+        ),
     }
 )
 """Other models: the T2V that learnt from milder degradation, and the personalised T2Is."""
@@ -289,7 +301,9 @@ CURVE: Mapping[str, Way] = MappingProxyType(
             )
             for refine in ((24, 20, 16), (24, 18, 12, 8), (16,))
         },
-        "T2I guidance 8": way(elevated, guidance_scale=8.0),
+        "T2I guidance 3": way(elevated, guidance_scale=3.0),
+        "T2I guidance 6": way(elevated, guidance_scale=6.0),
+        "detail not kept": way(elevated, numbers=WHOLE),
         "shared noise 1": way(elevated, numbers=replace(NUMBERS, fresh_noise=1.0)),
     }
 )

@@ -21,8 +21,8 @@ from benchmarks._arrangements import (
     INVERSIONS,
     MAIN,
     MATCHED,
+    OTHERS,
     RIVALS,
-    STYLED,
     Models,
     Way,
 )
@@ -56,11 +56,11 @@ class Group(NamedTuple):
 
 GROUPS: Mapping[str, Group] = {
     "main": Group(MAIN, beside=()),
-    "matched": Group(MATCHED, 1 / 4),
+    "matched": Group(MATCHED, 1 / 8),
     "inverted": Group(INVERSIONS, 1 / 16),
     "rivals": Group(RIVALS, 1 / 16),
     "removed": Group(ABLATIONS, 1 / 32),
-    "other models": Group(STYLED, 3 / 64),
+    "other models": Group(OTHERS, 3 / 64),
     "curve": Group(CURVE, 1 / 32, beside=(), own=True),
 }
 FEWEST = 64
@@ -188,7 +188,7 @@ def _draw(rows: Mapping[str, Mapping[str, float]]) -> None:
 
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
-    marks = {"refined": "o", "T2I": "s", "shared": "x", "Video": "*"}
+    marks = {"refined": "o", "T2I": "s", "shared": "x", "detail": "D", "Video": "*"}
     for kind, mark in marks.items():
         shown = {name: row for name, row in rows.items() if kind in name}
         steady, detail = ([row[k] for row in shown.values()] for k in ("change", "sharpness"))

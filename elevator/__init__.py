@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from elevator.attach import attach as attach
 from elevator.attach import check as check
 from elevator.cite import cite as cite
+from elevator.combine import Wrapper as Wrapper
 from elevator.combine import at as at
 from elevator.combine import between as between
 from elevator.combine import blend as blend

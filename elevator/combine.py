@@ -11,7 +11,7 @@ import torch
 from elevator.hook import Hook, Host, Run, Step
 from elevator.latent import Latent
 
-__all__ = ["at", "between", "blend", "chain", "every", "identity", "stateless", "when"]
+__all__ = ["Wrapper", "at", "between", "blend", "chain", "every", "identity", "stateless", "when"]
 
 AnyHook = Hook[Any]
 States = tuple[Any, ...]
@@ -77,30 +77,54 @@ def chain(*hooks: AnyHook) -> AnyHook:
 
 
 @dataclass(frozen=True)
-class _Wrapper(Hook[Any]):
-    """A hook that forwards everything but `update` to the one hook inside."""
+class Wrapper(Hook[Any]):
+    """Base of hooks around one hook: all but what a subclass changes is that hook's.
+
+    Most change `update` alone:
+
+        @final
+        @dataclass(frozen=True)
+        class Halved(Wrapper):
+            def update(self, clean, step, state):
+                changed, state = self.hook.update(clean, step, state)
+                return (clean + changed) / 2, state
+
+    Attributes:
+        hook: any hook.
+
+    Raises:
+        TypeError: `hook` is no hook.
+    """
 
     hook: AnyHook
 
+    def __post_init__(self) -> None:
+        _require_hook(type(self).__name__.lstrip("_"), self.hook)
+
     def inner(self) -> tuple[AnyHook, ...]:
+        """The hook inside."""
         return (self.hook,)
 
     def init(self, run: Run) -> Any:
+        """The state of the hook inside."""
         return self.hook.init(run)
 
     def update(self, clean: Latent, step: Step, state: Any) -> tuple[Latent, Any]:
+        """As the hook inside does."""
         return self.hook.update(clean, step, state)
 
     def finish(self, clean: Latent, proposed: Latent, step: Step, state: Any) -> tuple[Latent, Any]:
+        """As the hook inside does."""
         return self.hook.finish(clean, proposed, step, state)
 
     def acts_at(self, steps: int) -> frozenset[int]:
+        """Where the hook inside does."""
         return self.hook.acts_at(steps)
 
 
 @final
 @dataclass(frozen=True)
-class _At(_Wrapper):
+class _At(Wrapper):
     steps: frozenset[int] = field(default_factory=frozenset)
 
     def __repr__(self) -> str:
@@ -143,7 +167,7 @@ def at(steps: Iterable[int], hook: AnyHook) -> AnyHook:
 
 @final
 @dataclass(frozen=True)
-class _Between(_Wrapper):
+class _Between(Wrapper):
     start: int | float = 0
     stop: int | float = 1.0
 
@@ -187,7 +211,7 @@ def between(start: int | float, stop: int | float, hook: AnyHook) -> AnyHook:
 
 @final
 @dataclass(frozen=True)
-class _Every(_Wrapper):
+class _Every(Wrapper):
     period: int = 1
     offset: int = 0
 
@@ -220,7 +244,7 @@ def every(period: int, hook: AnyHook, offset: int = 0) -> AnyHook:
 
 @final
 @dataclass(frozen=True)
-class _When(_Wrapper):
+class _When(Wrapper):
     condition: Callable[[Step], bool] = bool
 
     def __repr__(self) -> str:
@@ -240,7 +264,7 @@ def when(condition: Callable[[Step], bool], hook: AnyHook) -> AnyHook:
 
 @final
 @dataclass(frozen=True)
-class _Blend(_Wrapper):
+class _Blend(Wrapper):
     weight: float | Callable[[Step], float] = 1.0
 
     def __repr__(self) -> str:

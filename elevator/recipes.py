@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ import torch
 from elevator.combine import at, chain, identity
 from elevator.denoise import Denoiser
 from elevator.errors import CheckError
-from elevator.filters import Flow, KeepColours, LowPass, Propagate
+from elevator.filters import Flow, KeepColours, KeepDetail, LowPass, Propagate
 from elevator.hook import Hook
 from elevator.hosts.coefficients import training_schedule
 from elevator.latent import Latent
@@ -63,6 +63,9 @@ class Preset:
             grow linearly is noisier than Stable Diffusion, and forgets more of the T2I's frames.
         keep_colours: give refined frames the T2I's colours back (`KeepColours`): for a style that
             changes whole areas, and that the T2V does not know.
+        keep_detail: stop frequency in space, in units of Nyquist, above which refined frames keep
+            the T2I's detail (`KeepDetail`): for a T2V that is much softer than the T2I. None takes
+            the T2V's frames whole, as published.
     """
 
     frames: int
@@ -77,6 +80,7 @@ class Preset:
     fresh_noise: float | None = None
     match: Literal["timestep", "snr"] = "timestep"
     keep_colours: bool = False
+    keep_detail: float | None = None
 
     def refine_at(self, steps: int) -> tuple[int, ...]:
         """The refinement points (steps remaining) of a run of another length."""
@@ -84,16 +88,22 @@ class Preset:
         return tuple(sorted(set(scaled), reverse=True))
 
 
+_WORLD = Preset(
+    8, 25, (24, 18, 14), 8, 0.4, None, 1.0, 1.5, 4.0, fresh_noise=math.inf, keep_detail=0.625
+)
 PRESETS: dict[str, Preset] = {
     "zeroscope": Preset(24, 50, (45, 35, 25, 15), 8, 0.4, 1.0, 1.5, 7.5, 7.5),
     "lavie": Preset(16, 50, (45, 35, 30, 25, 20, 15), 8, 0.5, 1.0, 1.0, 7.5, 7.5),
     "animatelcm": Preset(16, 30, (26, 21, 15, 9), 6, 0.6, 1.0, 0.5, 7.5, 2.0),
-    "world": Preset(8, 25, (24, 18, 14), 8, 0.4, None, 1.0, 6.0, 4.0, fresh_noise=math.inf),
-    "world-inverted": Preset(8, 25, (22, 17, 12), 8, 0.4, None, 1.0, 6.0, 4.0),
+    "world": _WORLD,
+    "world-styled": replace(_WORLD, guidance=4.0, keep_colours=True),
+    "world-inverted": replace(_WORLD, refine=(22, 17, 12), fresh_noise=None),
 }
-"""VideoElevator's published settings, by the T2V they were made for (its example scripts), and two
-for the built-in models: `world`, the better one, paints on from noise that all frames share, where
-`world-inverted` inverts as published. `benchmarks/quality_videoelevator.py` compares them."""
+"""VideoElevator's published settings, by the T2V they were made for (its example scripts), and
+three for the built-in models. `world` paints on from noise that all frames share, and takes of the
+T2V what is coarse; `world-styled` keeps the colours of a personalised T2I, too, and minds the
+prompt more; `world-inverted` inverts as published. `benchmarks/quality_videoelevator.py` compares
+them."""
 
 
 def preset_for(name: str | Preset) -> Preset:
@@ -195,6 +205,9 @@ def videoelevator(
     edit: Hook[Any] = SDEdit(t2v, calls, solver or DDIM(), numbers.match if alike else "snr")
     if bridge is not None:
         edit = through(bridge, edit)
+    if numbers.keep_detail is not None:
+        coarse = LowPass("butterworth", temporal=None, spatial=numbers.keep_detail)
+        edit = KeepDetail(edit, coarse)
     if numbers.keep_colours:
         edit = KeepColours(edit)
     refinement = chain(

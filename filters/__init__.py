@@ -11,6 +11,7 @@ from elevator.filters.flow import DIS as DIS
 from elevator.filters.flow import Flow as Flow
 from elevator.filters.flow import FlowEstimator as FlowEstimator
 from elevator.filters.keep_colours import KeepColours as KeepColours
+from elevator.filters.keep_detail import KeepDetail as KeepDetail
 from elevator.filters.lowpass import LowPass as LowPass
 from elevator.filters.propagate import Propagate as Propagate
 from elevator.filters.warp import consistent as consistent
@@ -23,6 +24,7 @@ __all__ = [
     "Flow",
     "FlowEstimator",
     "KeepColours",
+    "KeepDetail",
     "LowPass",
     "Propagate",
     "adain",

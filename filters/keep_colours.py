@@ -5,8 +5,9 @@ from typing import Any, ClassVar, final
 
 from einops import rearrange
 
+from elevator.combine import Wrapper
 from elevator.filters.colour import adain
-from elevator.hook import Hook, Run, Step
+from elevator.hook import Step
 from elevator.latent import Latent
 
 __all__ = ["KeepColours"]
@@ -22,7 +23,7 @@ _ADAIN = """@inproceedings{huang2017adain,
 
 @final
 @dataclass(frozen=True)
-class KeepColours(Hook[Any]):
+class KeepColours(Wrapper):
     r"""Let a hook change frames, but give every channel of each its mean and spread back.
 
     With the hook $h$ inside, for each frame and channel of the clean estimate $c$:
@@ -49,24 +50,7 @@ class KeepColours(Hook[Any]):
         TypeError: `hook` is no hook.
     """
 
-    hook: Hook[Any]
-
     paper: ClassVar[str | None] = _ADAIN
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.hook, Hook):
-            raise TypeError(
-                f"KeepColours takes a hook, got {self.hook!r}; lift a plain function with "
-                "el.stateless(fn)"
-            )
-
-    def inner(self) -> tuple[Hook[Any], ...]:
-        """The hook inside."""
-        return (self.hook,)
-
-    def init(self, run: Run) -> Any:
-        """The state of the hook inside."""
-        return self.hook.init(run)
 
     def update(self, clean: Latent, step: Step, state: Any) -> tuple[Latent, Any]:
         """What the hook inside makes of the estimate, in the estimate's colours."""
@@ -76,11 +60,3 @@ class KeepColours(Hook[Any]):
         frames, reference = (rearrange(x, "b c f h w -> (b f) c h w") for x in (changed, clean))
         kept = adain(frames, reference)
         return rearrange(kept, "(b f) c h w -> b c f h w", b=len(clean)), state
-
-    def finish(self, clean: Latent, proposed: Latent, step: Step, state: Any) -> tuple[Latent, Any]:
-        """As the hook inside does."""
-        return self.hook.finish(clean, proposed, step, state)
-
-    def acts_at(self, steps: int) -> frozenset[int]:
-        """Where the hook inside does."""
-        return self.hook.acts_at(steps)

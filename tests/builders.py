@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import torch
 from hypothesis import settings
@@ -40,9 +40,11 @@ __all__ = [
     "tiny_unet",
     "tiny_vae",
     "tiny_video_upscale",
+    "unvetted",
     "walk",
 ]
 
+T = TypeVar("T")
 SHAPE = (1, 4, 5, 8, 6)
 """Default (b, c, f, h, w): an odd number of frames, not square."""
 
@@ -467,3 +469,14 @@ def sample(
     result = pipeline(**{**arguments, **more})[0]
     assert isinstance(result, Tensor)
     return result
+
+
+def unvetted(kind: type[T], **fields: Any) -> T:
+    """A frozen dataclass of a class with fields that its `__post_init__` has not seen.
+
+    In tests a dataclass's own arguments are type-checked, with words that users never see.
+    """
+    made = object.__new__(kind)
+    for name, value in fields.items():
+        object.__setattr__(made, name, value)
+    return made

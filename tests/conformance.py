@@ -16,7 +16,15 @@ import torch
 from torch import Tensor
 
 from elevator.combine import at, between, blend, chain, every, identity, stateless, when
-from elevator.filters import Clamp, DynamicThreshold, Flow, KeepColours, LowPass, Propagate
+from elevator.filters import (
+    Clamp,
+    DynamicThreshold,
+    Flow,
+    KeepColours,
+    KeepDetail,
+    LowPass,
+    Propagate,
+)
 from elevator.hook import Hook, Run, Step
 from elevator.hosts.codec import SameSpace
 from elevator.latent import Latent
@@ -229,6 +237,11 @@ CASES: list[Case] = [
         lambda: DynamicThreshold(math.inf, rescale=False),
     ),
     Case("KeepColours", lambda: KeepColours(Trail()), lambda: KeepColours(_off())),
+    Case(
+        "KeepDetail",
+        lambda: KeepDetail(Trail(), LowPass(temporal=None, spatial=0.5)),
+        lambda: KeepDetail(_off(), LowPass(temporal=None, spatial=0.5)),
+    ),
     Case("Propagate", lambda: PerClip(propagate), lambda: PerClip(propagate_off), speaks=False),
     Case(
         "Propagate-future",

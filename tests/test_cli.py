@@ -21,7 +21,7 @@ from PIL import Image, ImageSequence
 from elevator import zoo
 from elevator.cli import main
 from elevator.cli.compare import side_by_side, targets
-from elevator.cli.record import Record
+from elevator.cli.record import Record, Settings
 from elevator.video import io
 from elevator.video.sheet import contact_sheet
 from tests.builders import tiny_sd, tiny_text_to_video
@@ -386,6 +386,20 @@ def test_an_unknown_style_is_refused(
 ) -> None:
     assert generate(PROMPT, "--style", "oil", "-o", "ring.mp4", defaults=False) == 2
     assert "there is no style 'oil'; choose one of ink, mosaic" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "preset"),
+    [
+        ({}, "world"),
+        ({"lora": (("zoo:t2i-ink", 1.0),)}, "world-styled"),
+        ({"t2i": "zoo:t2i-mosaic", "t2i_config": "zoo:t2i"}, "world-styled"),
+        ({"lora": (("zoo:t2i-ink", 1.0),), "preset": "world"}, "world"),
+        ({"t2v": "elsewhere"}, None),
+    ],
+)
+def test_the_preset_fits_the_models(given: dict[str, Any], preset: str | None) -> None:
+    assert Settings(PROMPT, **given).fitting_preset == preset
 
 
 def test_a_folder_of_other_things_is_never_replaced(

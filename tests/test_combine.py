@@ -2,7 +2,8 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, final
 
 import pytest
 import torch
@@ -11,9 +12,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from elevator import combine
-from elevator.combine import at, between, blend, chain, every, identity, stateless, when
+from elevator.combine import (
+    Wrapper,
+    at,
+    between,
+    blend,
+    chain,
+    every,
+    identity,
+    stateless,
+    when,
+)
 from elevator.hook import Hook, Host, Step, parts
-from tests.builders import drive, make_latent, make_run, make_step
+from elevator.renoise import KeepNoise, renoise
+from tests.builders import drive, make_latent, make_run, make_step, unvetted
 from tests.conformance import Drift, Jitter, Trail
 
 AnyHook = Hook[Any]
@@ -277,6 +289,32 @@ def test_a_blend_goes_part_of_the_way(weight: float) -> None:
         torch.testing.assert_close(
             hook.update(x, step, hook.init(step.run))[0], x + weight * (y - x)
         )
+
+
+@final
+@dataclass(frozen=True)
+class Halved(Wrapper):
+    def update(self, clean: Tensor, step: Step, state: Any) -> tuple[Tensor, Any]:
+        changed, state = self.hook.update(clean, step, state)
+        return (clean + changed) / 2, state
+
+
+def test_a_wrapper_changes_what_it_says_and_forwards_the_rest() -> None:
+    inside = at({1, 4}, renoise(Trail(), KeepNoise()))
+    clean, halved, half = make_latent(SHAPE), Halved(inside), blend(0.5, inside)
+    assert halved.inner() == (inside,)
+    assert halved.acts_at(STEPS) == {1, 4}
+    run = make_run(SHAPE)
+    torch.testing.assert_close(drive(halved, run), drive(half, run))
+    step, state = make_step(run), halved.init(run)
+    ours, _ = halved.finish(clean, clean, step, halved.update(clean, step, state)[1])
+    theirs, _ = inside.finish(clean, clean, step, inside.update(clean, step, state)[1])
+    assert torch.equal(ours, theirs)
+
+
+def test_a_wrapper_takes_a_hook() -> None:
+    with pytest.raises(TypeError, match=r"Halved takes hooks, got .*; lift a plain function with"):
+        unvetted(Halved, hook=abs).__post_init__()
 
 
 def test_stateless_sees_the_step() -> None:

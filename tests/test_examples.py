@@ -16,8 +16,8 @@ EXAMPLES = Path(__file__).parents[1] / "benchmarks" / "examples"
 def test_stylise_draws_one_motion_in_three_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = replace(PRESETS["world"], frames=2)
-    monkeypatch.setitem(PRESETS, "world", few)
+    few = replace(PRESETS["world-styled"], frames=2)
+    monkeypatch.setitem(PRESETS, "world-styled", few)
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(EXAMPLES / "stylise.py"))
     seen = {}

@@ -20,7 +20,7 @@ __all__ = ["Record", "RecordError", "Settings", "hash_frames", "hashes", "resolv
 
 _MADE_BY = "elevator generate"
 _BUILTIN = "zoo:"
-_WORLD = "world"  # the preset of the built-in models
+_WORLD, _STYLED = "world", "world-styled"  # the presets of the built-in models
 _CONFIG = "t2i config"
 _INIT = "init"
 
@@ -75,11 +75,10 @@ class Settings:
 
     @property
     def fitting_preset(self) -> str | None:
-        """The preset asked for; for the built-in T2V the one made for it; else the models' own."""
-        from elevator.recipes import PRESETS
-
-        fits = self.t2v == Settings.t2v and _WORLD in PRESETS
-        return self.preset or (_WORLD if fits else None)
+        """The preset asked for; for the built-in T2V one made for it; else the models' own."""
+        if self.preset is not None or self.t2v != Settings.t2v:
+            return self.preset
+        return _STYLED if self.lora or self.t2i != Settings.t2i else _WORLD
 
 
 @dataclass(frozen=True)

@@ -425,9 +425,10 @@ class VideoElevatorPipeline(
                 last int(steps * strength) steps are run; 0.6 by default. At 1 all are, from pure
                 noise, and only the clip's length is left of it.
             preset: `zeroscope`, `lavie`, `animatelcm`, for the built-in models `world` (refined
-                frames get new noise, which all share) and `world-inverted` (they are inverted, as
-                published), or numbers of your own; by default one of the first three, by the T2V's
-                scheduler. Arguments given beside it override it.
+                frames get new noise, which all share), `world-styled` (for a personalised T2I) and
+                `world-inverted` (they are inverted, as published), or numbers of your own; by
+                default one of the first three, by the T2V's scheduler. Arguments given beside it
+                override it.
             refine: refinement points as steps remaining, e.g. (45, 35, 25, 15) of 50; () never
                 refines, which leaves the inflated T2I alone. The preset's are scaled to the steps
                 that are run, so that `init` is refined as often as a clip from noise.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,10 +18,22 @@ from elevator.zoo import networks
 if TYPE_CHECKING:
     from elevator.pipelines.video_elevator import VideoElevatorPipeline
 
-__all__ = ["NUMBERS", "as_clip", "compare", "elevate", "film", "paint", "pair"]
+__all__ = [
+    "NUMBERS",
+    "STYLED",
+    "as_clip",
+    "compare",
+    "elevate",
+    "film",
+    "in_style",
+    "paint",
+    "pair",
+]
 
 NUMBERS = PRESETS["world"]
 """The built-in models' preset."""
+STYLED = PRESETS["world-styled"]
+"""The same with a personalised T2I."""
 
 
 def pair(t2i: str = "t2i", t2v: str = "t2v") -> VideoElevatorPipeline:
@@ -93,8 +106,13 @@ def compare(
         "VideoElevator": elevate(plain, caption, seed, numbers=numbers),
     }
     for style, pipe in styled.items():
-        made[f"VideoElevator in {style}"] = elevate(pipe, caption, seed, numbers=numbers)
+        made[f"VideoElevator in {style}"] = elevate(pipe, caption, seed, numbers=in_style(numbers))
     return made
+
+
+def in_style(numbers: Preset) -> Preset:
+    """The numbers as they are for a personalised T2I."""
+    return replace(numbers, guidance=STYLED.guidance, keep_colours=STYLED.keep_colours)
 
 
 def _seeded(seed: int) -> torch.Generator:

@@ -1,8 +1,8 @@
 """How the checkpoints of the zoo were made: `python -m elevator.zoo.train NAME`.
 
-The order is vae, t2i-early, t2i-middle, t2i, then t2i-ink and t2i-mosaic; t2v-start, t2v-early,
-t2v, then t2v-mild; t2v-turned, an autoencoder that learns from the first; upscale-x4, then
-upscale-x2; after t2i, upscaler-vae, upscaler-early, upscaler-still, upscaler-decoder, then
+The order is vae, t2i-early, t2i-middle, t2i-late, t2i, then t2i-ink and t2i-mosaic; t2v-start,
+t2v-early, t2v, then t2v-mild; t2v-turned, an autoencoder that learns from the first; upscale-x4,
+then upscale-x2; after t2i, upscaler-vae, upscaler-early, upscaler-still, upscaler-decoder, then
 upscaler; and recogniser, which needs none of them. For t2v and the two before it, `torchrun
 --nproc_per_node 2 -m elevator.zoo.train t2v` shares the work out between two processes; the losses
 are the same.
@@ -49,20 +49,23 @@ JUDGE = (2500, 16, Rates(2e-3, average=0.99))
 JOINT = 0.16
 """Part of the early T2I's training in which the text encoder learns too; then it is left alone."""
 UNHEARD = ("checkered",)
-"""Words that the text encoder has not learnt by then; in the last training of the T2I it does."""
+"""Words that the text encoder has not learnt by then; in the late training of the T2I it does."""
+HEARING = ("t2i-late", "t2i")
+"""Trainings of the T2I in which the text encoder learns again, from first to last."""
 
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         "t2i-early": Recipe(7500, 16, Rates(1.5e-3), "vae"),
         "t2i-middle": Recipe(8000, 16, Rates(1.2e-3), "t2i-early", seed=1),
-        "t2i": Recipe(5000, 16, Rates(1.2e-3), "t2i-middle", seed=2, lean=0.7),
+        "t2i-late": Recipe(5000, 16, Rates(1.2e-3), "t2i-middle", seed=2, lean=0.7),
+        "t2i": Recipe(5000, 16, Rates(1.2e-3), "t2i-late", seed=3, lean=0.7),
         "t2v-start": Recipe(900, 16, Rates(1e-3), "t2i", shards=2),
         "t2v-early": Recipe(1400, 4, Rates(1.2e-3), "t2v-start", shards=2),
         "t2v": Recipe(3600, 4, Rates(1.2e-3), "t2v-early", shards=2),
         "t2v-mild": Recipe(600, 4, Rates(1e-3, average=0.99), "t2v"),
-        "t2i-ink": Recipe(1500, 16, Rates(1e-3, average=0.99), "t2i"),
-        "t2i-mosaic": Recipe(1000, 16, Rates(1e-3, average=0.99), "t2i"),
+        "t2i-ink": Recipe(2500, 16, Rates(1e-3, average=0.99), "t2i"),
+        "t2i-mosaic": Recipe(1500, 16, Rates(1e-3, average=0.99), "t2i"),
     }
 )
 STYLES: Mapping[str, tuple[Callable[[Tensor], Tensor], int | None]] = MappingProxyType(
@@ -202,8 +205,9 @@ def _task(
             networks.add_lora(painter, rank)
         return Painting(parts, painter, batch, style=look)
     joint = max(1, round(JOINT * steps)) if name == "t2i-early" else 0
-    if name == "t2i":
+    if name == "t2i-late":
         renew_words(parts, UNHEARD)
+    if name in HEARING:
         joint = steps
     return Painting(parts, painter, batch, joint=joint, lean=RECIPES[name].lean)
 
@@ -215,7 +219,7 @@ def _start(name: str, folder: Path, device: torch.device) -> tuple[Parts, torch.
     if name != "t2i-early":
         pipe = _pipeline(RECIPES[name].needs, folder).to(device)
         pipe.vae.requires_grad_(False)
-        pipe.text_encoder.requires_grad_(name == "t2i" or name.startswith("t2v"))
+        pipe.text_encoder.requires_grad_(name in HEARING or name.startswith("t2v"))
         return Parts(pipe.vae, pipe.text_encoder, pipe.tokenizer), pipe.unet.train()
     tokenizer.write(folder / "tokenizer")
     words = CLIPTokenizer.from_pretrained(folder / "tokenizer")

@@ -1,7 +1,6 @@
 """What refines a clip keeps its colours: mean and spread stay, what is where changes."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +10,10 @@ from hypothesis import strategies as st
 
 import elevator as el
 from elevator.filters import KeepColours
+from elevator.hook import parts
 from elevator.recipes import PRESETS, videoelevator
 from elevator.samplers import SDEdit
-from tests.builders import FakeDenoiser, make_latent, make_run, make_step
+from tests.builders import FakeDenoiser, make_latent, make_run, make_step, unvetted
 
 
 def flipped(clean: torch.Tensor, step: el.Step) -> torch.Tensor:
@@ -49,17 +49,13 @@ def test_every_frame_and_clip_has_colours_of_its_own() -> None:
 
 
 def test_a_preset_may_keep_the_colours_of_refined_frames() -> None:
-    def hooks(hook: el.Hook[Any]) -> list[el.Hook[Any]]:
-        return [hook, *(inside for inner in hook.inner() for inside in hooks(inner))]
-
     for keep in (False, True):
-        preset = replace(PRESETS["world"], keep_colours=keep)
-        found = hooks(videoelevator(FakeDenoiser(), None, preset=preset).hook)
+        preset = replace(PRESETS["lavie"], keep_colours=keep)
+        found = parts(videoelevator(FakeDenoiser(), None, preset=preset).hook)
         around = [hook for hook in found if isinstance(hook, KeepColours)]
         assert [type(hook.hook) for hook in around] == ([SDEdit] if keep else [])
 
 
 def test_only_hooks_go_inside() -> None:
-    # The dataclass's own arguments are type-checked in tests, with words that users never see.
-    with pytest.raises(TypeError, match=r"takes a hook, got .*; lift a plain function with"):
-        KeepColours.__post_init__(SimpleNamespace(hook=flipped))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"KeepColours takes hooks, got .*; lift a plain function"):
+        unvetted(KeepColours, hook=flipped).__post_init__()

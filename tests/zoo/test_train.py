@@ -44,7 +44,8 @@ def tiny(name: str, out: Path, *, stop: int | None = None) -> dict[str, torch.Te
 def test_resumed_training_is_the_same_bit_for_bit(name: str, tmp_path: Path) -> None:
     unkept = {
         "t2i-middle": ["t2i-early"],
-        "t2i": ["t2i-early", "t2i-middle"],
+        "t2i-late": ["t2i-early", "t2i-middle"],
+        "t2i": ["t2i-early", "t2i-middle", "t2i-late"],
         "t2v-early": ["t2v-start"],
         "t2v": ["t2v-start", "t2v-early"],
     }
@@ -89,14 +90,18 @@ def test_the_words_of_motion_start_anew(tmp_path: Path) -> None:
         assert torch.equal(old, new) == kept
 
 
-def test_the_word_that_was_not_heard_starts_anew(tmp_path: Path) -> None:
-    shutil.copytree(zoo.path("t2i"), tmp_path / "t2i-middle")
+@pytest.mark.parametrize(("name", "renewed"), [("t2i-late", True), ("t2i", False)])
+def test_the_word_that_was_not_heard_starts_anew_once(
+    name: str, renewed: bool, tmp_path: Path
+) -> None:
+    shutil.copytree(zoo.path("t2i"), tmp_path / RECIPES[name].needs)
     before: Any = zoo.load("t2i")
-    after: Any = weights("t2i", tmp_path)["text"]
+    after: Any = weights(name, tmp_path)["text"]
     known = before.text_encoder.get_input_embeddings().weight
-    renewed = after.get_input_embeddings().weight
-    other = (known != renewed).any(dim=1).nonzero().flatten().tolist()
-    assert other == before.tokenizer("checkered").input_ids[1:-1]
+    now = after.get_input_embeddings().weight
+    other = (known != now).any(dim=1).nonzero().flatten().tolist()
+    assert other == before.tokenizer("checkered").input_ids[1:-1] * renewed
+    assert all(p.requires_grad for p in after.parameters())
 
 
 @pytest.mark.parametrize(("lean", "share"), [(0.5, 0.75), (1.0, 0.5), (2.0, 0.2929)])
