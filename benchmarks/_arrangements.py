@@ -208,9 +208,8 @@ def painted(
     numbers: Preset | None = None,
 ) -> Clip:
     """The T2I frame by frame, by default with as many calls as VideoElevator."""
-    if numbers is None:
-        numbers = replace(models.numbers, steps=models.calls())
-    return paint(models.pipe(t2i), scene.caption(), seed, numbers=models.cut(numbers))
+    numbers = models.cut(numbers) if numbers else replace(models.numbers, steps=models.calls())
+    return paint(models.pipe(t2i), scene.caption(), seed, numbers=numbers)
 
 
 def drawn(models: Models, scene: world.Scene, seed: int, *, look: Any = None) -> Clip:

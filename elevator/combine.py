@@ -78,9 +78,9 @@ def chain(*hooks: AnyHook) -> AnyHook:
 
 @dataclass(frozen=True)
 class Wrapper(Hook[Any]):
-    """Base of hooks around one hook: all but what a subclass changes is that hook's.
+    """Base of hooks around one hook: all but `update`, which a subclass gives, is that hook's.
 
-    Most change `update` alone:
+    For example:
 
         @final
         @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Wrapper(Hook[Any]):
     hook: AnyHook
 
     def __post_init__(self) -> None:
-        _require_hook(type(self).__name__.lstrip("_"), self.hook)
+        _require_hook(type(self).__name__, self.hook)
 
     def inner(self) -> tuple[AnyHook, ...]:
         """The hook inside."""
@@ -108,10 +108,6 @@ class Wrapper(Hook[Any]):
     def init(self, run: Run) -> Any:
         """The state of the hook inside."""
         return self.hook.init(run)
-
-    def update(self, clean: Latent, step: Step, state: Any) -> tuple[Latent, Any]:
-        """As the hook inside does."""
-        return self.hook.update(clean, step, state)
 
     def finish(self, clean: Latent, proposed: Latent, step: Step, state: Any) -> tuple[Latent, Any]:
         """As the hook inside does."""

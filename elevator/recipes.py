@@ -64,8 +64,8 @@ class Preset:
         keep_colours: give refined frames the T2I's colours back (`KeepColours`): for a style that
             changes whole areas, and that the T2V does not know.
         keep_detail: stop frequency in space, in units of Nyquist, above which refined frames keep
-            the T2I's detail (`KeepDetail`): for a T2V that is much softer than the T2I. None takes
-            the T2V's frames whole, as published.
+            the T2I's detail (`KeepDetail`), as the filter over time has left it: for a T2V that is
+            much softer than the T2I. 0 or more; None takes the T2V's frames whole, as published.
     """
 
     frames: int
@@ -141,7 +141,8 @@ def videoelevator(
     At each refinement step the clean estimate is low-passed over time, noised and denoised by the
     T2V for a few steps, then brought back by DDIM inversion with the T2I; between refinements each
     step is corrected by the inversion's own error. The T2I's self-attention is inflated: every
-    frame attends to the first. Models of other kinds, such as flow-matching transformers, go
+    frame attends to the first. Presets may have refined frames keep the T2I's detail (`KeepDetail`)
+    and colours (`KeepColours`). Models of other kinds, such as flow-matching transformers, go
     together in the same way; for them leave out the inflation, which is for 2-D U-Nets.
 
     Args:
@@ -176,6 +177,11 @@ def videoelevator(
         problems.append(
             f"refinement points {outside} lie outside a run of {steps} steps; they count the "
             f"steps remaining, from {steps} (first step) to 1 (last)"
+        )
+    if numbers.keep_detail is not None and not 0 <= numbers.keep_detail < math.inf:
+        problems.append(
+            f"keep_detail is {numbers.keep_detail!r}, which is no stop frequency; give a number "
+            "from 0 up (Nyquist = 1), or None to take the T2V's frames whole"
         )
     if calls < 0:
         problems.append(f"t2v_steps is {calls}, but must be 0 or more")

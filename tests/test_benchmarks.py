@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks._arrangements import Models, composed, elevated, way
+from benchmarks import _arrangements
+from benchmarks._arrangements import Models, composed, elevated, painted, way
 from benchmarks._kept import share
 from benchmarks._measure import table
 from benchmarks._rows import Kept, bootstrap, cut, difference
 from elevator import world
+from elevator.recipes import Preset
+from elevator.zoo.sampling import NUMBERS, STYLED
 
 
 def _counted(
@@ -102,6 +105,26 @@ def test_arrangements_from_parts_are_the_pipelines() -> None:
     whole, parts = elevated(models, scene, 0), composed(models, scene, 0)
     assert torch.allclose(whole, parts, atol=1e-4)
     assert not torch.allclose(whole, composed(models, scene, 0, rule="predicted"), atol=1e-2)
+
+
+def test_the_t2i_alone_gets_as_many_calls_or_the_steps_it_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    models = Models()
+    asked: list[Preset] = []
+
+    def paint(*_: object, numbers: Preset) -> torch.Tensor:
+        asked.append(numbers)
+        return torch.zeros(1)
+
+    monkeypatch.setattr(_arrangements, "paint", paint)
+    (scene,) = world.draw(1, seed=0)
+    painted(models, scene, 0)
+    painted(models, scene, 0, numbers=STYLED)
+    forwards = models.pipe().plan("", preset=NUMBERS).frame_forwards()
+    assert 2 * asked[0].steps * NUMBERS.frames == pytest.approx(forwards, abs=NUMBERS.frames)
+    assert asked[0].steps > NUMBERS.steps
+    assert asked[1] == STYLED
 
 
 def test_columns_stay_in_line_however_long_the_names() -> None:

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import functools
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -49,10 +50,11 @@ def test_every_public_hook_and_rule_has_a_case() -> None:
         for module in (elevator, *modules)
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, (Hook, Renoise))
+        if not inspect.isabstract(value)
     }
     made = [case.make() for case in CASES]
     shown = {type(part) for hook in made for part in (*parts(hook), *rules(hook))}
-    assert public - {Hook, Renoise} <= shown
+    assert public <= shown
 
 
 def _names() -> dict[str, Any]:

@@ -27,7 +27,7 @@ from elevator.errors import CheckError, ElevatorError
 from elevator.filters import LowPass
 from elevator.zoo import load_recogniser
 from elevator.zoo.recogniser import Recogniser, shares
-from elevator.zoo.sampling import NUMBERS, compare, elevate, film, pair
+from elevator.zoo.sampling import NUMBERS, compare, elevate, film, in_style, pair
 
 if TYPE_CHECKING:
     from elevator.hook import Step
@@ -138,6 +138,7 @@ def write(
         rows="\n".join(map(_row, rows)),
         labels="".join(f"<th>{html.escape(label)}</th>" for label in rows[0].clips),
         settings=html.escape(str(numbers)),
+        styled=html.escape(str(in_style(numbers))),
         seed=seed,
         measured=min(MEASURED, prompts),
         table="\n".join(map(_line, points)),
@@ -330,6 +331,6 @@ $cost
 $table
 </tbody>
 </table>
-<p>Arrangement: <code>$settings</code></p>
+<p>Arrangement: <code>$settings</code>; in styles: <code>$styled</code></p>
 </html>
 """)

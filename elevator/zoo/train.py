@@ -47,7 +47,7 @@ the objects, where it learns fastest, then whole frames again."""
 JUDGE = (2500, 16, Rates(2e-3, average=0.99))
 """Training of the recogniser: steps, clips a step, rates."""
 JOINT = 0.16
-"""Part of the early T2I's training in which the text encoder learns too; then it is left alone."""
+"""Part of the early T2I's training in which the text encoder learns; it rests until `HEARING`."""
 UNHEARD = ("checkered",)
 """Words that the text encoder has not learnt by then; in the late training of the T2I it does."""
 HEARING = ("t2i-late", "t2i")

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import elevator as el
+from elevator.errors import CheckError
 from elevator.filters import KeepColours, KeepDetail, LowPass
 from elevator.hook import parts
 from elevator.recipes import PRESETS, videoelevator
@@ -69,6 +70,13 @@ def test_a_preset_may_keep_the_detail_of_refined_frames(colours: bool) -> None:
     assert kept.lowpass == LowPass("butterworth", temporal=None, spatial=0.6)
     around = [part for part in parts(hook) if isinstance(part, KeepColours)]
     assert [part.hook for part in around] == [kept] * colours
+
+
+@pytest.mark.parametrize("stop", [-0.1, float("inf"), float("nan")])
+def test_a_preset_with_a_stop_frequency_that_is_none_is_refused(stop: float) -> None:
+    preset = replace(PRESETS["world"], keep_detail=stop)
+    with pytest.raises(CheckError, match=r"keep_detail is .* give a number from 0 up"):
+        videoelevator(FakeDenoiser(), None, preset=preset)
 
 
 def test_published_presets_take_the_t2vs_frames_whole() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from elevator.zoo.sampling import NUMBERS, elevate, film, paint, pair
+from elevator.zoo.sampling import NUMBERS, STYLED, elevate, film, in_style, paint, pair
 
 CAPTION = "a plain red ring moving left on a teal background"
 SHORT = replace(NUMBERS, frames=3, steps=2, refine=(2,), t2v_steps=1)
@@ -28,3 +28,10 @@ def test_arguments_of_the_pipeline_pass_through() -> None:
     pipe = pair()
     plain = elevate(pipe, CAPTION, 0, numbers=SHORT)
     assert not torch.equal(plain, elevate(pipe, CAPTION, 0, numbers=SHORT, refine=()))
+
+
+def test_a_style_keeps_its_colours_and_changes_no_other_number_but_guidance() -> None:
+    styled = in_style(SHORT)
+    assert styled.keep_colours
+    assert in_style(NUMBERS) == STYLED
+    assert replace(styled, guidance=SHORT.guidance, keep_colours=False) == SHORT

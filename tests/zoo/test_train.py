@@ -199,6 +199,6 @@ def test_the_second_autoencoder_learns_the_first_ones_latents_turned(tmp_path: P
 def test_unknown_models_are_named(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError,
-        match=r"name='sdxl'.*recogniser, t2i-early, t2i-middle, t2i, t2v-start, t2v.*upscale-x4",
+        match=r"name='sdxl'.*recogniser, t2i-early, t2i-middle, t2i-late, t2i, t2v.*upscale-x4",
     ):
         train("sdxl", out=tmp_path)
