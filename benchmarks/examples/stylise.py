@@ -13,7 +13,6 @@ LOOKS = {
 }
 for look, t2i in LOOKS.items():
     pipe = el.VideoElevatorPipeline.from_pretrained(**t2i, t2v=zoo.path("t2v"))
-    frames = pipe(PROMPT, preset="world-styled", generator=torch.Generator().manual_seed(0)).frames[
-        0
-    ]
+    seed = torch.Generator().manual_seed(0)
+    frames = pipe(PROMPT, preset="world-styled", generator=seed).frames[0]
     frames[0].save(f"{look}.gif", save_all=True, append_images=frames[1:], duration=125, loop=0)
