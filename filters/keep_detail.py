@@ -21,11 +21,10 @@ class KeepDetail(Wrapper):
     $$y = c + M\,(h(c) - c) .$$
 
     So $y$ has the low frequencies of $h(c)$ and the high ones of $c$, with a step at the filter's
-    stop frequency if it is `ideal`, else a slope around it. A T2V that has
-    learnt from soft footage knows where things are and how they move, but its estimates lack the
-    fine detail that the T2I has painted already; taken whole, they blur the clip, as whatever is
-    above the T2I's noise by then stays as soft as the T2V left it. So place and motion are the
-    T2V's, detail the T2I's:
+    stop frequency if it is `ideal`, else a slope around it. A T2V that has learnt from soft footage
+    knows where things are and how they move, but its estimates lack the fine detail that the T2I
+    has painted already; taken whole, they blur the clip, as whatever is above the T2I's noise by
+    then stays as soft as the T2V left it. So place and motion are the T2V's, detail the T2I's:
 
         soft = LowPass("butterworth", temporal=None, spatial=0.6)
         el.at({1, 7, 11}, KeepDetail(SDEdit(t2v, 8), soft))
