@@ -121,9 +121,9 @@ def _parser() -> _Parser:
     train.add_argument(
         "name",
         metavar="NAME",
-        help="vae, recogniser, t2i-early, t2i-middle, t2i-late, t2i, t2i-ink, t2i-mosaic, "
-        "t2v-start, t2v-early, t2v, t2v-mild, t2v-turned, upscale-x4, upscale-x2, upscaler-vae, "
-        "upscaler-early, upscaler-still, upscaler-decoder or upscaler",
+        help="vae, recogniser, t2i-early, t2i-middle, t2i-late, t2i-last, t2i, t2i-ink, "
+        "t2i-mosaic, t2v-start, t2v-early, t2v, t2v-mild, t2v-turned, upscale-x4, upscale-x2, "
+        "upscaler-vae, upscaler-early, upscaler-still, upscaler-decoder or upscaler",
     )
     train.add_argument("--steps", type=count, help="steps in all (default: as committed)")
     train.add_argument("--out", metavar="DIR", help="checkpoints and results (default: ./zoo)")
@@ -209,8 +209,8 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     numbers = parser.add_argument_group("numbers")
     numbers.add_argument(
         "--preset",
-        help="zeroscope, lavie, animatelcm, world, world-styled or world-inverted (default: one "
-        "that fits)",
+        help="zeroscope, lavie, animatelcm, world, world-steady, world-styled or world-inverted "
+        "(default: one that fits)",
     )
     numbers.add_argument("--steps", type=count, help="sampling steps (default: the preset's)")
     numbers.add_argument("--frames", type=count, help="length (default: the preset's)")

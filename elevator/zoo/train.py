@@ -1,11 +1,11 @@
 """How the checkpoints of the zoo were made: `python -m elevator.zoo.train NAME`.
 
-The order is vae, t2i-early, t2i-middle, t2i-late, t2i, then t2i-ink and t2i-mosaic; t2v-start,
-t2v-early, t2v, then t2v-mild; t2v-turned, an autoencoder that learns from the first; upscale-x4,
-then upscale-x2; after t2i, upscaler-vae, upscaler-early, upscaler-still, upscaler-decoder, then
-upscaler; and recogniser, which needs none of them. For t2v and the two before it, `torchrun
---nproc_per_node 2 -m elevator.zoo.train t2v` shares the work out between two processes; the losses
-are the same.
+The order is vae, t2i-early, t2i-middle, t2i-late, t2i-last, t2i, then t2i-ink and t2i-mosaic;
+t2v-start, t2v-early, t2v, then t2v-mild; t2v-turned, an autoencoder that learns from the first;
+upscale-x4, then upscale-x2; after t2i, upscaler-vae, upscaler-early, upscaler-still,
+upscaler-decoder, then upscaler; and recogniser, which needs none of them. For t2v and the two
+before it, `torchrun --nproc_per_node 2 -m elevator.zoo.train t2v` shares the work out between two
+processes; the losses are the same.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import Tensor
 from elevator import world
 from elevator.errors import CheckError
 from elevator.zoo import MODELS, Model, networks, path, pipelines, tokenizer
+from elevator.zoo.decoder import Sharpening
 from elevator.zoo.diffusion import Filming, Framing, Painting, Parts, renew_words
 from elevator.zoo.loop import Average, Progress, Rates, Recipe, Task, fit, leads, report
 from elevator.zoo.recogniser import Recogniser, Recognising
@@ -50,7 +51,7 @@ JOINT = 0.16
 """Part of the early T2I's training in which the text encoder learns; it rests until `HEARING`."""
 UNHEARD = ("checkered",)
 """Words that the text encoder has not learnt by then; in the late training of the T2I it does."""
-HEARING = ("t2i-late", "t2i")
+HEARING = ("t2i-late", "t2i-last")
 """Trainings of the T2I in which the text encoder learns again, from first to last."""
 
 
@@ -59,7 +60,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "t2i-early": Recipe(7500, 16, Rates(1.5e-3), "vae"),
         "t2i-middle": Recipe(8000, 16, Rates(1.2e-3), "t2i-early", seed=1),
         "t2i-late": Recipe(5000, 16, Rates(1.2e-3), "t2i-middle", seed=2, lean=0.7),
-        "t2i": Recipe(5000, 16, Rates(1.2e-3), "t2i-late", seed=3, lean=0.7),
+        "t2i-last": Recipe(5000, 16, Rates(1.2e-3), "t2i-late", seed=3, lean=0.7),
+        "t2i": Recipe(1500, 16, Rates(8e-4, average=0.99, clip=5.0), "t2i-last", seed=4),
         "t2v-start": Recipe(900, 16, Rates(1e-3), "t2i", shards=2),
         "t2v-early": Recipe(1400, 4, Rates(1.2e-3), "t2v-start", shards=2),
         "t2v": Recipe(3600, 4, Rates(1.2e-3), "t2v-early", shards=2),
@@ -149,7 +151,12 @@ def train(
     if not leads():
         return folder / name
     task.weights.load_state_dict(average)
-    parts, unet = replace(task.parts, vae=_autoencoder(folder)), task.weights["unet"]
+    if isinstance(task, Sharpening):
+        parts, unet = task.parts, task.painter
+    else:
+        # Styles decode as the T2I does, whose decoder learnt theirs; all others as the autoencoder.
+        vae = task.parts.vae if name in STYLES else _autoencoder(folder)
+        parts, unet = replace(task.parts, vae=vae), task.weights["unet"]
     model = MODELS.get(name, Model())
     if not model.file:
         pipelines.write(folder / name, parts, unet)
@@ -189,9 +196,11 @@ def _train_vae(
 
 def _task(
     name: str, folder: Path, device: torch.device, steps: int, batch: int
-) -> Filming | Framing | Painting:
-    """The training of a diffusion model, from its start."""
+) -> Filming | Framing | Painting | Sharpening:
+    """The training of a diffusion model, or of the T2I's decoder, from its start."""
     parts, painter = _start(name, folder, device)
+    if name == "t2i":
+        return Sharpening(parts, painter, batch)
     if name == "t2v-start":
         return Framing(parts, networks.unet2d(video=True).to(device), painter, batch)
     if name in ("t2v-early", "t2v"):
@@ -231,10 +240,10 @@ def _start(name: str, folder: Path, device: torch.device) -> tuple[Parts, torch.
 
 
 def _autoencoder(folder: Path) -> AutoencoderKL:
-    """The finished autoencoder, or else an early one: both encode alike."""
+    """The finished autoencoder, or else an early one, or the committed one: all encode alike."""
     from diffusers import AutoencoderKL
 
-    sources = (folder / "vae", folder / "vae-start", path("t2i") / "vae")
+    sources = (folder / "vae", folder / "vae-start", path("t2v") / "vae")
     source = next((s for s in sources if s.exists()), sources[-1])
     return AutoencoderKL.from_pretrained(source, torch_dtype=torch.float32)
 

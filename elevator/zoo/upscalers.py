@@ -105,7 +105,7 @@ def _task(
         regressing = started(name, folder, UPSCALERS[name].needs).to(device)
         return regressing, Regressing(regressing, batch, SOFTEST.get(name, 0.0))
     if name == "upscaler-vae":
-        image = pipelines.read(path("t2i")).vae
+        image = pipelines.read(path("t2v")).vae  # as its own training left it
         vae = networks.upscaler_vae(image).to(device)
         return vae, Coding(vae, batch, steps)
     parts = _parts(folder, device, "upscaler-decoder" if name == "upscaler" else "upscaler-vae")

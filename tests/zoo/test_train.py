@@ -37,7 +37,8 @@ def tiny(name: str, out: Path, *, stop: int | None = None) -> dict[str, torch.Te
     folder = train(name, 4, out, "cpu", progress=progress, batch=2, save_every=0.0)
     if name in zoo.MODELS and zoo.MODELS[name].file:
         return load_file(folder / zoo.MODELS[name].file)
-    return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    part = "vae" if name == "t2i" else "unet"
+    return load_file(folder / part / "diffusion_pytorch_model.safetensors")
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -45,7 +46,8 @@ def test_resumed_training_is_the_same_bit_for_bit(name: str, tmp_path: Path) -> 
     unkept = {
         "t2i-middle": ["t2i-early"],
         "t2i-late": ["t2i-early", "t2i-middle"],
-        "t2i": ["t2i-early", "t2i-middle", "t2i-late"],
+        "t2i-last": ["t2i-early", "t2i-middle", "t2i-late"],
+        "t2i": ["t2i-early", "t2i-middle", "t2i-late", "t2i-last"],
         "t2v-early": ["t2v-start"],
         "t2v": ["t2v-start", "t2v-early"],
     }
@@ -90,7 +92,7 @@ def test_the_words_of_motion_start_anew(tmp_path: Path) -> None:
         assert torch.equal(old, new) == kept
 
 
-@pytest.mark.parametrize(("name", "renewed"), [("t2i-late", True), ("t2i", False)])
+@pytest.mark.parametrize(("name", "renewed"), [("t2i-late", True), ("t2i-last", False)])
 def test_the_word_that_was_not_heard_starts_anew_once(
     name: str, renewed: bool, tmp_path: Path
 ) -> None:
@@ -199,6 +201,6 @@ def test_the_second_autoencoder_learns_the_first_ones_latents_turned(tmp_path: P
 def test_unknown_models_are_named(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError,
-        match=r"name='sdxl'.*recogniser, t2i-early, t2i-middle, t2i-late, t2i, t2v.*upscale-x4",
+        match=r"name=.sdxl..*recogniser, t2i-early.*, t2i-late, t2i-last, t2i, t2v.*upscale-x4",
     ):
         train("sdxl", out=tmp_path)

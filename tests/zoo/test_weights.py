@@ -133,9 +133,34 @@ def alike(ours: torch.nn.Module, theirs: torch.nn.Module) -> bool:
     return ours.state_dict().keys() == theirs.state_dict().keys() and same(ours, theirs)
 
 
-def test_all_but_one_share_the_autoencoder(pipes: dict[str, Any]) -> None:
-    first = pipes["t2i"].vae
-    assert {name for name, pipe in pipes.items() if not alike(first, pipe.vae)} == {"t2v-turned"}
+def test_all_but_one_share_the_encoder_and_t2is_a_decoder(pipes: dict[str, Any]) -> None:
+    def sharing(name: str, *parts: str) -> set[str]:
+        ours = [getattr(pipes[name].vae, part) for part in parts]
+        return {
+            other
+            for other, pipe in pipes.items()
+            if all(alike(a, getattr(pipe.vae, b)) for a, b in zip(ours, parts, strict=True))
+        }
+
+    assert sharing("t2i", "encoder", "quant_conv") == pipes.keys() - {"t2v-turned"}
+    t2is = {"t2i", "t2i-ink", "t2i-mosaic"}
+    assert sharing("t2i", "decoder", "post_quant_conv") == t2is
+    assert sharing("t2v", "decoder", "post_quant_conv") == {"t2v", "t2v-mild"}
+
+
+def test_the_t2is_decoder_is_nearer_and_sharper_than_the_autoencoders_own(
+    pipes: dict[str, Any],
+) -> None:
+    _, frames = stills(64, torch.Generator().manual_seed(1), split="held-out")
+    own, sharp = pipes["t2v"].vae, pipes["t2i"].vae
+    assert psnr(sharp, frames) > psnr(own, frames)
+    assert psnr(sharp, world.mosaic(frames)) > psnr(own, world.mosaic(frames)) + 5
+    with torch.no_grad():
+        seen = [
+            vae.decode(vae.encode(frames * 2 - 1).latent_dist.mean).sample for vae in (own, sharp)
+        ]
+    sharpness = [float(metrics.sharpness(s / 2 + 0.5).mean()) for s in seen]
+    assert sharpness[1] > 1.1 * sharpness[0]
 
 
 @pytest.mark.parametrize("name", ["t2i-ink", "t2i-mosaic"])
