@@ -31,6 +31,7 @@ __all__ = [
     "MATCHED",
     "OTHERS",
     "RIVALS",
+    "STEADIED",
     "Models",
     "Way",
     "way",
@@ -70,7 +71,9 @@ class Models:
         """A preset of a full run, cut to `steps`."""
         if self.steps == numbers.steps:
             return numbers
-        return replace(numbers, steps=self.steps, refine=numbers.refine_at(self.steps), t2v_steps=1)
+        few = self.steps
+        points = {"refine": numbers.refine_at(few), "steady": numbers.steady_at(few)}
+        return replace(numbers, steps=few, t2v_steps=1, **points)
 
     def calls(self) -> int:
         """Guided network calls that cost as much as VideoElevator, T2I and T2V together."""
@@ -241,6 +244,15 @@ MATCHED: Mapping[str, Way] = MappingProxyType(
     {"matched by noise": way(elevated, numbers=replace(NUMBERS, match="snr"))}
 )
 """The method with its T2V met at the T2I's ratio of signal to noise."""
+STEADY = PRESETS["world-steady"]
+"""VideoElevator on the built-in models, its frames averaged along their motion."""
+STEADIED: Mapping[str, Way] = MappingProxyType(
+    {
+        "refined once more": way(elevated, numbers=replace(STEADY, steady=())),
+        "averaged along its motion": way(elevated, numbers=STEADY),
+    }
+)
+"""The method refined at a later step, too, and with its frames averaged along their motion."""
 INVERSIONS: Mapping[str, Way] = MappingProxyType(
     {
         "VideoElevator, inverted": way(elevated, numbers=INVERTED),

@@ -23,6 +23,7 @@ from benchmarks._arrangements import (
     MATCHED,
     OTHERS,
     RIVALS,
+    STEADIED,
     Models,
     Way,
 )
@@ -57,6 +58,7 @@ class Group(NamedTuple):
 GROUPS: Mapping[str, Group] = {
     "main": Group(MAIN, beside=()),
     "matched": Group(MATCHED, 1 / 8),
+    "steadied": Group(STEADIED, 1 / 8),
     "inverted": Group(INVERSIONS, 1 / 16),
     "rivals": Group(RIVALS, 1 / 16),
     "removed": Group(ABLATIONS, 1 / 32),

@@ -11,7 +11,15 @@ import torch
 from elevator.combine import at, chain, identity
 from elevator.denoise import Denoiser
 from elevator.errors import CheckError
-from elevator.filters import Flow, KeepColours, KeepDetail, LowPass, Propagate
+from elevator.filters import (
+    Flow,
+    KeepColours,
+    KeepDetail,
+    LowPass,
+    MotionAverage,
+    Pictures,
+    Propagate,
+)
 from elevator.hook import Hook
 from elevator.hosts.coefficients import training_schedule
 from elevator.latent import Latent
@@ -66,6 +74,8 @@ class Preset:
         keep_detail: stop frequency in space, in units of Nyquist, above which refined frames keep
             the T2I's detail (`KeepDetail`), as the filter over time has left it: for a T2V that is
             much softer than the T2I. 0 or more; None takes the T2V's frames whole, as published.
+        steady: where frames are averaged along their motion (`MotionAverage`), as steps remaining:
+            once motion is settled, while detail is painted. Not where the T2V refines.
     """
 
     frames: int
@@ -81,11 +91,19 @@ class Preset:
     match: Literal["timestep", "snr"] = "timestep"
     keep_colours: bool = False
     keep_detail: float | None = None
+    steady: tuple[int, ...] = ()
 
     def refine_at(self, steps: int) -> tuple[int, ...]:
         """The refinement points (steps remaining) of a run of another length."""
-        scaled = (max(1, round(remaining * steps / self.steps)) for remaining in self.refine)
-        return tuple(sorted(set(scaled), reverse=True))
+        return self._at(self.refine, steps)
+
+    def steady_at(self, steps: int) -> tuple[int, ...]:
+        """Where a run of another length averages along the motion, in steps remaining."""
+        return self._at(self.steady, steps)
+
+    def _at(self, points: tuple[int, ...], steps: int) -> tuple[int, ...]:
+        scaled = {max(1, round(remaining * steps / self.steps)) for remaining in points}
+        return tuple(sorted(scaled, reverse=True))
 
 
 _WORLD = Preset(
@@ -96,14 +114,16 @@ PRESETS: dict[str, Preset] = {
     "lavie": Preset(16, 50, (45, 35, 30, 25, 20, 15), 8, 0.5, 1.0, 1.0, 7.5, 7.5),
     "animatelcm": Preset(16, 30, (26, 21, 15, 9), 6, 0.6, 1.0, 0.5, 7.5, 2.0),
     "world": _WORLD,
+    "world-steady": replace(_WORLD, refine=(24, 18, 14, 10), steady=(13, 12, 9, 8, 7, 6, 5, 4)),
     "world-styled": replace(_WORLD, guidance=4.0, keep_colours=True),
     "world-inverted": replace(_WORLD, refine=(22, 17, 12), fresh_noise=None),
 }
 """VideoElevator's published settings, by the T2V they were made for (its example scripts), and
-three for the built-in models. `world` paints on from noise that all frames share, and takes of the
-T2V what is coarse; `world-styled` keeps the colours of a personalised T2I, too, and minds the
-prompt more; `world-inverted` inverts as published. `benchmarks/quality_videoelevator.py` compares
-them."""
+four for the built-in models. `world` paints on from noise that all frames share, and takes of the
+T2V what is coarse; `world-steady` refines once more and averages frames along their motion, which
+takes half of the shaking and a little of the sharpness; `world-styled` keeps the colours of a
+personalised T2I, too, and minds the prompt more; `world-inverted` inverts as published.
+`benchmarks/quality_videoelevator.py` compares them."""
 
 
 def preset_for(name: str | Preset) -> Preset:
@@ -134,6 +154,7 @@ def videoelevator(
     solver: Solver | None = None,
     fast: bool = False,
     bridge: Bridge | None = None,
+    pictures: Pictures | None = None,
     patches: Sequence[Patch] = (CrossFrameAttention(),),
 ) -> Recipe:
     r"""VideoElevator (Zhang et al. 2024, arXiv 2403.05438, section 3), to attach to a T2I.
@@ -142,7 +163,8 @@ def videoelevator(
     T2V for a few steps, then brought back by DDIM inversion with the T2I; between refinements each
     step is corrected by the inversion's own error. The T2I's self-attention is inflated: every
     frame attends to the first. Presets may have refined frames keep the T2I's detail (`KeepDetail`)
-    and colours (`KeepColours`). Models of other kinds, such as flow-matching transformers, go
+    and colours (`KeepColours`), and average frames along their motion where the T2V does not refine
+    (`MotionAverage`). Models of other kinds, such as flow-matching transformers, go
     together in the same way; for them leave out the inflation, which is for 2-D U-Nets.
 
     Args:
@@ -162,6 +184,8 @@ def videoelevator(
         fast: inversions tell the network each latent's own level, which needs no correction, and
             climb three levels per network call. Without an inversion there is nothing to climb.
         bridge: the way to the T2V's latents where they are not the T2I's: `el.bridge(t2i, t2v)`.
+        pictures: the T2I's autoencoder, `el.codec(t2i)`, for presets that average frames along
+            their motion (`Preset.steady`).
         patches: changes inside the T2I; `()` leaves frames independent.
 
     Raises:
@@ -172,12 +196,14 @@ def videoelevator(
     calls = numbers.t2v_steps if t2v_steps is None else t2v_steps
     points = sorted(set(numbers.refine_at(steps) if refine is None else refine), reverse=True)
     problems = []
-    outside = [point for point in points if not 1 <= point <= steps]
-    if outside:
-        problems.append(
-            f"refinement points {outside} lie outside a run of {steps} steps; they count the "
-            f"steps remaining, from {steps} (first step) to 1 (last)"
-        )
+    averaged = numbers.steady_at(steps)
+    for name, given in {"refinement points": points, "points of the average": averaged}.items():
+        outside = [point for point in given if not 1 <= point <= steps]
+        if outside:
+            problems.append(
+                f"{name} {outside} lie outside a run of {steps} steps; they count the "
+                f"steps remaining, from {steps} (first step) to 1 (last)"
+            )
     if numbers.keep_detail is not None and not 0 <= numbers.keep_detail < math.inf:
         problems.append(
             f"keep_detail is {numbers.keep_detail!r}, which is no stop frequency; give a number "
@@ -195,6 +221,11 @@ def videoelevator(
             "fast shortens inversions, and this preset makes none: refined frames are noised anew; "
             "leave fast out, or choose a preset that inverts (world-inverted for the built-in "
             "models)"
+        )
+    if averaged and pictures is None:
+        problems.append(
+            "this preset averages frames along their motion, for which they have to be "
+            "seen; give pictures=el.codec(t2i), or a preset without steady"
         )
     if problems:
         raise CheckError(problems)
@@ -228,7 +259,13 @@ def videoelevator(
     else:
         # The host's own call holds the correction's prediction right after a refinement.
         rule = DDIMInversion(invert, correct, reuse=correct is not None)
-    return Recipe(renoise(refinement, rule), tuple(patches))
+    hook = renoise(refinement, rule)
+    steady = [steps - point for point in averaged if point not in points]
+    if steady and pictures is not None:
+        fresh = isinstance(rule, FreshNoise)
+        average = renoise(at(steady, MotionAverage(pictures)), rule if fresh else KeepNoise())
+        hook = chain(hook, average)
+    return Recipe(hook, tuple(patches))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from elevator.filters.flow import FlowEstimator as FlowEstimator
 from elevator.filters.keep_colours import KeepColours as KeepColours
 from elevator.filters.keep_detail import KeepDetail as KeepDetail
 from elevator.filters.lowpass import LowPass as LowPass
+from elevator.filters.motion_average import MotionAverage as MotionAverage
+from elevator.filters.motion_average import Pictures as Pictures
 from elevator.filters.propagate import Propagate as Propagate
 from elevator.filters.warp import consistent as consistent
 from elevator.filters.warp import warp as warp
@@ -26,6 +28,8 @@ __all__ = [
     "KeepColours",
     "KeepDetail",
     "LowPass",
+    "MotionAverage",
+    "Pictures",
     "Propagate",
     "adain",
     "consistent",

@@ -74,7 +74,8 @@ class Propagate(Hook[_Passes | None]):
         alpha1: squared distance allowed between way there and way back, per squared length of the
             two; see `consistent`.
         alpha2: squared distance in latent pixels allowed anyhow.
-        mode: "nearest" carries latents as they are; "bilinear" mixes neighbours, which blurs them.
+        mode: "nearest" carries latents as they are; "bilinear" and "bicubic" mix neighbours, which
+            blurs them.
 
     Raises:
         ValueError: a number out of range, an unknown mode, or flows of two shapes.

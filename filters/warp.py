@@ -25,7 +25,7 @@ from torch.nn.functional import grid_sample
 
 __all__ = ["Interpolation", "Padding", "consistent", "warp"]
 
-Interpolation: TypeAlias = Literal["bilinear", "nearest"]
+Interpolation: TypeAlias = Literal["bilinear", "bicubic", "nearest"]
 Padding: TypeAlias = Literal["zeros", "border"]
 
 
@@ -40,8 +40,8 @@ def warp(
     Args:
         x: clips `b c f h w` or images `b c h w`, of any floating dtype.
         flow: displacements (dx, dy) in pixels of `x`; one per frame.
-        mode: "bilinear", or "nearest" to mix no values: neighbouring latents are no mean of each
-            other.
+        mode: "bilinear"; "bicubic", which blurs less and may overshoot; or "nearest" to mix no
+            values: neighbouring latents are no mean of each other.
         padding: what lies outside: "zeros", or the nearest pixel inside ("border").
 
     Returns:

@@ -17,12 +17,14 @@ from torch import Tensor
 
 from elevator.combine import at, between, blend, chain, every, identity, stateless, when
 from elevator.filters import (
+    DIS,
     Clamp,
     DynamicThreshold,
     Flow,
     KeepColours,
     KeepDetail,
     LowPass,
+    MotionAverage,
     Propagate,
 )
 from elevator.hook import Hook, Run, Step
@@ -37,6 +39,20 @@ from tests.builders import FakeDenoiser, make_latent, tiny_sd
 __all__ = ["CASES", "Case", "Drift", "Jitter", "Trail"]
 
 AnyHook = Hook[Any]
+
+# --- what hooks are given that only tests need ------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tinted:
+    """An autoencoder whose frames are three channels of the latents, from -1 to 1."""
+
+    def decode(self, latents: Latent) -> Tensor:
+        return latents[:, :3].tanh()
+
+    def encode(self, frames: Tensor) -> Latent:
+        return torch.cat([frames, frames.mean(1, keepdim=True)], 1)
+
 
 # --- hooks that only tests need -------------------------------------------------------------------
 
@@ -241,6 +257,12 @@ CASES: list[Case] = [
         "KeepDetail",
         lambda: KeepDetail(Trail(), LowPass(temporal=None, spatial=0.5)),
         lambda: KeepDetail(_off(), LowPass(temporal=None, spatial=0.5)),
+    ),
+    Case(
+        "MotionAverage",
+        lambda: MotionAverage(Tinted(), DIS("fast"), blur=1.0),
+        lambda: MotionAverage(Tinted(), reach=0),
+        speaks=False,
     ),
     Case("Propagate", lambda: PerClip(propagate), lambda: PerClip(propagate_off), speaks=False),
     Case(

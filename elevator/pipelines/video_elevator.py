@@ -33,6 +33,7 @@ from elevator.hosts.checkpoints import (
     load_t2v,
     same_latent_space,
 )
+from elevator.hosts.codec import codec
 from elevator.hosts.denoiser import denoiser
 from elevator.hosts.pipeline import quiet_deprecation
 from elevator.hosts.sources import Source
@@ -330,6 +331,7 @@ class VideoElevatorPipeline(
             lowpass=lowpass,
             solver=LCM() if lcm else DDIM(eta),
             fast=fast,
+            pictures=codec(t2i) if numbers.steady else None,
         )
         if hook is not None:
             return Recipe(chain(composed.hook, hook), composed.patches)

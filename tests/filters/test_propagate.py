@@ -286,7 +286,7 @@ def test_too_long_a_flow_is_seen_before_the_run() -> None:
         ({"fuse": float("nan")}, "fuse=nan is no share"),
         ({"alpha1": -1.0}, "alpha1=-1.0, alpha2=0.05 allow no distance; give numbers from 0 up"),
         ({"alpha2": float("nan")}, "alpha2=nan allow no distance"),
-        ({"mode": "cubic"}, "mode 'cubic' is unknown; choose one of bilinear, nearest"),
+        ({"mode": "cubic"}, "mode 'cubic' is unknown; choose one of bilinear, bicubic, nearest"),
     ],
 )
 def test_numbers_out_of_range(

@@ -39,7 +39,17 @@ def test_whole_pixels_move_by_indexing(h: int, w: int, dx: int, dy: int, off: fl
     torch.testing.assert_close(warp(x, flow, "bilinear"), wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_bicubic_blurs_a_wave_less() -> None:
+    places = torch.arange(32.0).expand(1, 1, 4, 32)
+    half = torch.tensor([0.5, 0.0])[None, :, None, None].expand(1, 2, 4, 32)
+    off = [
+        (warp(places.sin(), half, mode) - (places + 0.5).sin())[..., 2:-2].abs().max()
+        for mode in ("bilinear", "bicubic")
+    ]
+    assert off[1] < 0.4 * off[0]
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest"])
 def test_no_motion_moves_nothing(mode: Interpolation) -> None:
     x = make_latent((2, 3, 4, 6, 5))
     still = torch.zeros(2, 2, 4, 6, 5)
