@@ -71,9 +71,8 @@ class Models:
         """A preset of a full run, cut to `steps`."""
         if self.steps == numbers.steps:
             return numbers
-        few = self.steps
-        points = {"refine": numbers.refine_at(few), "steady": numbers.steady_at(few)}
-        return replace(numbers, steps=few, t2v_steps=1, **points)
+        refine, steady = numbers.refine_at(self.steps), numbers.steady_at(self.steps)
+        return replace(numbers, steps=self.steps, refine=refine, steady=steady, t2v_steps=1)
 
     def calls(self) -> int:
         """Guided network calls that cost as much as VideoElevator, T2I and T2V together."""

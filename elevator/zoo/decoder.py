@@ -57,8 +57,8 @@ class Sharpening:
         """
         for frozen in (parts.vae, parts.text, painter):
             frozen.requires_grad_(False)
-        for learning in (parts.vae.decoder, parts.vae.post_quant_conv):
-            learning.requires_grad_(True)
+        for name, weight in parts.vae.named_parameters():
+            weight.requires_grad_(name.startswith(("decoder.", "post_quant_conv.")))
         self.parts, self.painter, self.batch = parts, painter, batch
         self.critic = _critic().to(parts.device)
         self.weights = nn.ModuleDict({"vae": parts.vae, "critic": self.critic})

@@ -211,7 +211,8 @@ def test_the_pipeline_gives_its_t2is_autoencoder() -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    for name, value in {"blur": -1.0, "smooth": math.inf, "trust": math.nan}.items():
+    wrong: dict[str, Any] = {"blur": -1.0, "smooth": math.inf, "trust": math.nan}
+    for name, value in wrong.items():
         with pytest.raises(ValueError, match=f"MotionAverage {name}=.* is no number of pixels"):
             MotionAverage(Same(), **{name: value})
     with pytest.raises(ValueError, match="reach=-1 is no number of frames"):
