@@ -138,6 +138,7 @@ class _CrossFrameProcessor:
         self.keys = keys
         self.plain = plain
         self.slice_size: int | None = getattr(plain, "slice_size", None)
+        self.frames: int | None = None
         # Under this name a network's `set_attention_backend` finds it.
         self._attention_backend = backend or _OWN_BACKEND.get(type(plain).__name__)
 
@@ -157,7 +158,9 @@ class _CrossFrameProcessor:
                 "belongs to the frame's own keys and not to those of another frame; "
                 f"call the network without {given} for its self-attention"
             )
-        frames = _frames_of(hidden_states.shape[0])
+        # A compiler cannot look into a context variable; the guard has looked for it.
+        published = self.frames if torch.compiler.is_compiling() else current_frames()
+        frames = _whole(published, hidden_states.shape[0])
 
         x = hidden_states if attn.spatial_norm is None else attn.spatial_norm(hidden_states, temb)
         if x.ndim == 4:
@@ -256,9 +259,8 @@ def _dispatched(q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> 
     return out.transpose(1, 2)
 
 
-def _frames_of(rows: int) -> int:
-    """Frames per clip in a batch of `rows`, as published by whoever calls the network."""
-    frames = current_frames()
+def _whole(frames: int | None, rows: int) -> int:
+    """Frames per clip as published by whoever calls the network, if `rows` are whole clips."""
     if frames is None:
         raise HookError(
             f"CrossFrameAttention cannot tell how many of the {rows} batch rows are frames of one "
@@ -293,13 +295,18 @@ def _pair(keys: Keys, x: Tensor, frames: int) -> Tensor:
 
 
 class _Guard:
-    """A forward pre-hook that raises when somebody else's processor runs an inflated layer."""
+    """A forward pre-hook that raises when somebody else's processor runs an inflated layer.
+
+    It stays outside of what is compiled, and tells the processors there how many frames there are.
+    """
 
     def __init__(self, inflated: tuple[tuple[str, Any, _CrossFrameProcessor], ...]) -> None:
         self.inflated = inflated
 
+    @torch.compiler.disable
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         for name, attn, processor in self.inflated:
+            processor.frames = current_frames()
             if attn.processor is not processor:
                 raise HookError(
                     f"the attention processor of {type(module).__name__}.{name} was replaced by "

@@ -626,3 +626,16 @@ def test_compiled_the_number_of_frames_is_read_at_every_call() -> None:
                 out = compiled(x)
             torch.testing.assert_close(out, cross_frame_attention(net.attn, x, frames, "first"))
     torch.testing.assert_close(compiled(x), net(x))
+
+
+def test_compiled_an_inflated_network_stays_in_one_piece(unet: Any) -> None:
+    graphs: list[Any] = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    with CrossFrameAttention().apply(unet):
+        inflated = call(unet, frames=3)
+        torch.testing.assert_close(call(torch.compile(unet, backend=backend), frames=3), inflated)
+    assert len(graphs) == 1
