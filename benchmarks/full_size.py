@@ -356,14 +356,13 @@ def _xformers(pipe: Any, backend: str) -> Iterator[None]:
 
 @contextmanager
 def _compiled(pipe: Any, backend: str) -> Iterator[None]:
-    plain = pipe.unet, pipe.video_unet
+    """The T2I, which is called most, compiled for each of its two batch sizes."""
+    plain = pipe.unet
     try:
-        pipe.unet, pipe.video_unet = (
-            torch.compile(net, dynamic=False, backend=backend) for net in plain
-        )
+        pipe.unet = torch.compile(plain, dynamic=False, backend=backend)
         yield
     finally:
-        pipe.unet, pipe.video_unet = plain
+        pipe.unet = plain
 
 
 _KERNELS: dict[str, Kernel] = dict(zip(KERNELS, (_sdpa, _xformers, _compiled), strict=True))

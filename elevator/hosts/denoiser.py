@@ -14,7 +14,7 @@ from torch import Tensor
 
 from elevator.denoise import Call, record_call
 from elevator.errors import CheckError
-from elevator.hosts.caches import apart_from, memories_of
+from elevator.hosts.caches import apart_from
 from elevator.hosts.called import CalledPipeline, called
 from elevator.hosts.coefficients import (
     family_of,
@@ -22,6 +22,7 @@ from elevator.hosts.coefficients import (
     run_schedule,
     training_schedule,
 )
+from elevator.hosts.facts import facts_of
 from elevator.hosts.layouts import FRAMES_IN_BATCH, from_host, to_host
 from elevator.hosts.pipeline import kind_of, network_of
 from elevator.latent import Latent, publish_frames
@@ -103,7 +104,8 @@ class PipelineDenoiser:
         """One call of the network: all rows in one batch."""
         network, frames = self.pipeline.unet, noisy.shape[2]
         kind = _network_kind(self.pipeline)
-        sample: Tensor = noisy.to(network.dtype)
+        facts = facts_of(network)
+        sample: Tensor = noisy.to(facts.dtype)
         if kind == "image":
             sample = to_host(sample, FRAMES_IN_BATCH)
         if kind != "video":  # image and motion networks take one row of text per frame
@@ -116,7 +118,7 @@ class PipelineDenoiser:
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(publish_frames(self.anchor_every or frames))
-            stack.enter_context(apart_from(memories_of([network])))
+            stack.enter_context(apart_from(facts.memories))
             for patch in self.patches:
                 stack.enter_context(patch.apply(network))
             output: Tensor = network(

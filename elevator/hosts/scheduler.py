@@ -24,6 +24,7 @@ from elevator.hosts.coefficients import (
     position_of_call,
     run_schedule,
 )
+from elevator.hosts.facts import Known, looked_up
 from elevator.hosts.layouts import FRAMES_IN_BATCH, channel_axis, from_host, to_host
 from elevator.level import Level, Prediction, read_output, write_clean
 from elevator.noise import Noise
@@ -99,6 +100,7 @@ class Engine:
         self._last = -1
         self._heard: list[Tensor | None] = []
         self._memories: list[Any] = []
+        self._known: Known = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Engine":
         """Copies of a scheduler share the engine, which then leaves them alone."""
@@ -127,6 +129,7 @@ class Engine:
         self._heard = []
         self._schedule = run_schedule(self.scheduler)
         self._memories = memories_of(self.networks)
+        self._known = {}
         self._run = None
         self.runs += 1
         self.steps_seen = 0
@@ -139,7 +142,7 @@ class Engine:
         try:
             if self._schedule is None:
                 self.begin()
-            with apart_from(self._memories):
+            with apart_from(self._memories), looked_up(self._known):
                 return self._step(original, arguments)
         finally:
             self._heard = []  # with what the hooks called meanwhile

@@ -138,7 +138,7 @@ class _CrossFrameProcessor:
         self.keys = keys
         self.plain = plain
         self.slice_size: int | None = getattr(plain, "slice_size", None)
-        self.frames: int | None = None
+        self.told: tuple[int | None, str] = (None, "native")
         # Under this name a network's `set_attention_backend` finds it.
         self._attention_backend = backend or _OWN_BACKEND.get(type(plain).__name__)
 
@@ -158,8 +158,8 @@ class _CrossFrameProcessor:
                 "belongs to the frame's own keys and not to those of another frame; "
                 f"call the network without {given} for its self-attention"
             )
-        # A compiler cannot look into a context variable; the guard has looked for it.
-        published = self.frames if torch.compiler.is_compiling() else current_frames()
+        # A compiler cannot look into context variables; the guard has looked for it.
+        published, backend = self.told if torch.compiler.is_compiling() else self.look()
         frames = _whole(published, hidden_states.shape[0])
 
         x = hidden_states if attn.spatial_norm is None else attn.spatial_norm(hidden_states, temb)
@@ -180,7 +180,7 @@ class _CrossFrameProcessor:
             key, value = (_pair(self.keys, part, frames) for part in (key, value))
             query, key, value = (part.flatten(0, 1) for part in (query, key, value))
         query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-        out = self._attend(query, key, value, attn.scale, x.shape[1])
+        out = self._attend(query, key, value, attn.scale, x.shape[1], backend)
 
         out = out.transpose(1, 2).reshape(x.shape[0], x.shape[1], -1)
         for layer in attn.to_out:  # a projection and its dropout
@@ -191,9 +191,14 @@ class _CrossFrameProcessor:
             out = out + hidden_states
         return out / attn.rescale_output_factor
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, tokens: int) -> Tensor:
+    def look(self) -> tuple[int | None, str]:
+        """What is published now: frames of a clip, and the backend of attention."""
+        return current_frames(), _name_of(self._attention_backend)
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, scale: float, tokens: int, backend: str
+    ) -> Tensor:
         """Attention of `(rows, heads, n, d)`; sliced, `slice_size` heads of one frame at a time."""
-        backend = _name_of(self._attention_backend)
         if self.slice_size is None:
             return _attention(q, k, v, scale, backend)
         out = torch.empty_like(q)
@@ -297,7 +302,7 @@ def _pair(keys: Keys, x: Tensor, frames: int) -> Tensor:
 class _Guard:
     """A forward pre-hook that raises when somebody else's processor runs an inflated layer.
 
-    It stays outside of what is compiled, and tells the processors there how many frames there are.
+    It stays outside of what is compiled, and tells the processors there what they cannot see.
     """
 
     def __init__(self, inflated: tuple[tuple[str, Any, _CrossFrameProcessor], ...]) -> None:
@@ -306,7 +311,7 @@ class _Guard:
     @torch.compiler.disable
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         for name, attn, processor in self.inflated:
-            processor.frames = current_frames()
+            processor.told = processor.look()
             if attn.processor is not processor:
                 raise HookError(
                     f"the attention processor of {type(module).__name__}.{name} was replaced by "
