@@ -16,6 +16,7 @@ from torch import Tensor
 
 import elevator as el
 from elevator import world
+from elevator.filters import MotionAverage
 from elevator.models.inflate import CrossFrameAttention
 from elevator.recipes import PRESETS, Preset
 from elevator.samplers import DDIMInversion, mixed_noise
@@ -31,7 +32,6 @@ __all__ = [
     "MATCHED",
     "OTHERS",
     "RIVALS",
-    "STEADIED",
     "Models",
     "Way",
     "way",
@@ -133,7 +133,7 @@ def composed(
     recipe = el.recipes.videoelevator(
         el.denoiser(pipe.t2v, caption, guidance=numbers.video_guidance),
         invert,
-        preset=numbers,
+        preset=replace(numbers, steady=()),
         steps=numbers.steps,
     )
     (refinement,) = recipe.hook.inner()
@@ -147,6 +147,11 @@ def composed(
     shape = (1, channels, numbers.frames, side, side)
     noise = mixed_noise(shape, numbers.shared_noise, generator)
     hook = el.renoise(refinement, rules[rule])
+    steady = {numbers.steps - left for left in numbers.steady if left not in numbers.refine}
+    if steady:
+        again = rules[rule] if rule == "fresh" else el.KeepNoise()
+        average = el.at(steady, MotionAverage(el.codec(t2i)))
+        hook = el.chain(hook, el.renoise(average, again))
     patches = [CrossFrameAttention()] if inflated else []
     with el.attach(t2i, hook, patches, frames=numbers.frames):
         made: Any = t2i(
@@ -243,15 +248,6 @@ MATCHED: Mapping[str, Way] = MappingProxyType(
     {"matched by noise": way(elevated, numbers=replace(NUMBERS, match="snr"))}
 )
 """The method with its T2V met at the T2I's ratio of signal to noise."""
-STEADY = PRESETS["world-steady"]
-"""VideoElevator on the built-in models, its frames averaged along their motion."""
-STEADIED: Mapping[str, Way] = MappingProxyType(
-    {
-        "refined once more": way(elevated, numbers=replace(STEADY, steady=())),
-        "averaged along its motion": way(elevated, numbers=STEADY),
-    }
-)
-"""The method refined at a later step, too, and with its frames averaged along their motion."""
 INVERSIONS: Mapping[str, Way] = MappingProxyType(
     {
         "VideoElevator, inverted": way(elevated, numbers=INVERTED),
@@ -272,6 +268,7 @@ ABLATIONS: Mapping[str, Way] = MappingProxyType(
         "without the filter": way(elevated, lowpass=el.identity()),
         "without the T2V": way(elevated, t2v_steps=0),
         "detail not kept": way(elevated, numbers=WHOLE),
+        "not averaged": way(elevated, numbers=replace(NUMBERS, steady=())),
         "without inflation": way(composed, inflated=False),
         "noise of every frame's own": way(elevated, numbers=replace(NUMBERS, fresh_noise=0.0)),
         "the T2I's predicted noise": way(composed, rule="predicted"),
@@ -309,11 +306,17 @@ CURVE: Mapping[str, Way] = MappingProxyType(
             f"refined at {' '.join(map(str, refine))}": way(
                 elevated, numbers=replace(NUMBERS, refine=refine)
             )
-            for refine in ((24, 20, 16), (24, 18, 12, 8), (16,))
+            for refine in ((24, 18, 14), (24, 20, 16), (24, 18, 12, 8), (16,))
         },
         "T2I guidance 3": way(elevated, guidance_scale=3.0),
         "T2I guidance 6": way(elevated, guidance_scale=6.0),
         "detail not kept": way(elevated, numbers=WHOLE),
+        **{
+            f"averaged at {' '.join(map(str, steady)) or 'none'}": way(
+                elevated, numbers=replace(NUMBERS, steady=steady)
+            )
+            for steady in ((), (12, 8, 5, 2), (9, 7, 5, 3, 2, 1))
+        },
         "shared noise 1": way(elevated, numbers=replace(NUMBERS, fresh_noise=1.0)),
     }
 )

@@ -29,7 +29,7 @@ def main() -> None:
     options = arguments(__doc__ or "")
     torch.set_grad_enabled(False)
     plain, styled = pair(), {style: pair(f"t2i-{style}") for style in ("ink", "mosaic")}
-    numbers = replace(NUMBERS, steps=4, refine=(4, 3)) if options.tiny else NUMBERS
+    numbers = replace(NUMBERS, steps=4, refine=(4, 3), steady=(1,)) if options.tiny else NUMBERS
     captions = CAPTIONS[:1] if options.tiny else CAPTIONS
     blocks = []
     for caption in captions:

@@ -107,21 +107,30 @@ class Preset:
 
 
 _WORLD = Preset(
-    8, 25, (24, 18, 14), 8, 0.4, None, 1.0, 1.5, 4.0, fresh_noise=math.inf, keep_detail=0.625
+    8,
+    25,
+    (24, 18, 14, 10),
+    8,
+    0.4,
+    None,
+    1.0,
+    1.5,
+    4.0,
+    fresh_noise=math.inf,
+    keep_detail=0.625,
+    steady=(13, 12, 9, 7, 5, 3, 2, 1),
 )
 PRESETS: dict[str, Preset] = {
     "zeroscope": Preset(24, 50, (45, 35, 25, 15), 8, 0.4, 1.0, 1.5, 7.5, 7.5),
     "lavie": Preset(16, 50, (45, 35, 30, 25, 20, 15), 8, 0.5, 1.0, 1.0, 7.5, 7.5),
     "animatelcm": Preset(16, 30, (26, 21, 15, 9), 6, 0.6, 1.0, 0.5, 7.5, 2.0),
     "world": _WORLD,
-    "world-steady": replace(_WORLD, refine=(24, 18, 14, 10), steady=(13, 12, 9, 8, 7, 6, 5, 4)),
     "world-styled": replace(_WORLD, guidance=4.0, keep_colours=True),
-    "world-inverted": replace(_WORLD, refine=(22, 17, 12), fresh_noise=None),
+    "world-inverted": replace(_WORLD, refine=(22, 17, 12), fresh_noise=None, steady=()),
 }
 """VideoElevator's published settings, by the T2V they were made for (its example scripts), and
-four for the built-in models. `world` paints on from noise that all frames share, and takes of the
-T2V what is coarse; `world-steady` refines once more and averages frames along their motion, which
-takes half of the shaking and a little of the sharpness; `world-styled` keeps the colours of a
+three for the built-in models. `world` paints on from noise that all frames share, takes of the T2V
+what is coarse, and averages frames along their motion; `world-styled` keeps the colours of a
 personalised T2I, too, and minds the prompt more; `world-inverted` inverts as published.
 `benchmarks/quality_videoelevator.py` compares them."""
 

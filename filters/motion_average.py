@@ -8,7 +8,13 @@ $$y_i(p) = \frac{x_i(p) + \sum_k m_{i,k}(p)\, x_{i+k}(p + k\, v_i(p))}{1 + \sum_
 
 where $m_{i,k}(p) = [\lvert k \rvert\,\lVert v_{i+k}(p + k\, v_i(p)) - v_i(p)\rVert < \tau]$: the
 other frame moves there as this one does here. Frames are taken from both sides alike, so that an
-error of the velocity blurs a moving thing but does not slow it down.
+error of the velocity blurs a moving thing but does not slow it down. What that blurs gets its
+contrast back. With Gaussian blurs $B_s$ of standard deviation $s$, and $\langle\cdot\rangle$ the
+mean over channels and frames,
+
+$$y'_i = B_1 y_i + g\,(y_i - B_1 y_i), \qquad
+  g = \min\Bigl(g_{max}, \max\Bigl(1, \sqrt{\frac{B_4 \langle (x - B_1 x)^2 \rangle}
+  {B_4 \langle (y - B_1 y)^2 \rangle}}\Bigr)\Bigr).$$
 """
 
 import math
@@ -32,6 +38,9 @@ __all__ = ["MotionAverage", "Pictures"]
 Clip = Float[Tensor, "b 3 f h w"]
 Field = Float[Tensor, "b 2 f h w"]
 
+_DETAIL, _AREA = 1.0, 4.0
+"""Standard deviations in pixels: of the blur that leaves detail out, and of the area over which its
+contrast is compared."""
 _ALPHA1, _ALPHA2 = 0.01, 0.5
 """What way there and way back may differ by (`consistent`): more than in `Propagate`, since the
 flow is fitted over many frames."""
@@ -58,7 +67,7 @@ class MotionAverage(Hook[tuple[()]]):
     A T2I whose frames are painted side by side puts stripes, dots and edges into each a little
     otherwise, and a low-pass filter over time blurs whatever moves. This one follows it: at the
     steps where detail is settled, frames come to agree on it, and positions come to lie on an even
-    path. The host then sharpens again what was blurred.
+    path.
 
         steady = MotionAverage(el.codec(t2i))
         el.renoise(el.between(0.5, 0.8, steady), el.FreshNoise(shared=math.inf))
@@ -72,6 +81,9 @@ class MotionAverage(Hook[tuple[()]]):
     where it can be trusted (`consistent`), smoothed by `smooth` with the squared gradient of the
     blurred frames as weights, since flow is known at edges; then what is left of the motion to up
     to `reach` frames away is estimated and fitted by least squares, and smoothed again.
+
+    Detail that the average blurs is made as strong as it was in the frames, one factor for all
+    frames at each place, so that it does not flicker anew.
 
     Neutral: `reach=0`, and clips of one frame: the very same latent is returned.
 
@@ -88,6 +100,7 @@ class MotionAverage(Hook[tuple[()]]):
             period of the patterns that move.
         smooth: standard deviation in pixels of the smoothing of velocities, >= 0.
         trust: tau, by how many pixels two frames' motion may differ, >= 0.
+        gain: g_max, the most that detail is strengthened by, >= 1; 1 leaves it blurred.
 
     Raises:
         ValueError: a number out of range.
@@ -100,6 +113,7 @@ class MotionAverage(Hook[tuple[()]]):
     blur: float = 5.0
     smooth: float = 4.0
     trust: float = 1.5
+    gain: float = 2.0
 
     paper: ClassVar[str | None] = """@article{dubois1984noise,
   title = {Noise Reduction in Image Sequences Using Motion-Compensated Temporal Filtering},
@@ -132,6 +146,10 @@ class MotionAverage(Hook[tuple[()]]):
                 raise ValueError(
                     f"MotionAverage {name}={value!r} is no number of pixels; give 0 or more"
                 )
+        if not 1 <= self.gain < math.inf:
+            raise ValueError(
+                f"MotionAverage gain={self.gain!r} does not strengthen; give 1 (off) or more"
+            )
 
     def update(self, clean: Latent, step: Step, state: tuple[()]) -> tuple[Latent, tuple[()]]:
         """Decode, average, and add what that changes."""
@@ -161,7 +179,7 @@ class MotionAverage(Hook[tuple[()]]):
             carried = warp(frames[:, :, there], way, "bicubic", padding="border")
             total[:, :, here] += alike * carried
             count[:, :, here] += alike
-        return total / count
+        return self._strengthened(total / count, frames)
 
     def velocity(self, frames: Clip) -> Field:
         """Pixels a frame (dx, dy) of what is at every pixel of every frame."""
@@ -184,6 +202,16 @@ class MotionAverage(Hook[tuple[()]]):
             total[:, :, here] += offset * sure * left
             count[:, :, here] += offset**2 * sure
         return self._smoothed(velocity + total / count.clamp_min(1), known)
+
+    def _strengthened(self, averaged: Clip, frames: Clip) -> Clip:
+        """The average with its detail as strong as that of the frames."""
+        coarse = _blurred(averaged, _DETAIL)
+        detail = averaged - coarse
+        had, has = (
+            _blurred(part.square().mean((1, 2), keepdim=True), _AREA) + 1e-5
+            for part in (frames - _blurred(frames, _DETAIL), detail)
+        )
+        return coarse + (had / has).sqrt().clamp(1, self.gain) * detail
 
     def _left(self, one: Clip, other: Clip) -> tuple[Field, Float[Tensor, "b 1 f h w"]]:
         """The flow from frames of one clip to those of another, and where it is to be trusted."""

@@ -24,7 +24,7 @@ pytestmark = [
 
 DEVICE = "cuda"
 CAPTION = "a plain red ring moving left on a teal background"
-NUMBERS = ("world", "world-steady", "world-inverted")
+NUMBERS = ("world", "world-styled", "world-inverted")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 ROUNDED = ("MotionAverage",)
 """Cases whose frames go through bytes on their way: the last bit of a latent may decide much."""
@@ -190,7 +190,10 @@ def test_xformers_gives_what_pytorch_gives(keys: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr("elevator.models.inflate._unusable", refused)
     unet: Any = zoo.load("t2i", torch.float16).unet.to(DEVICE)
     expected = _inflated(unet, CrossFrameAttention(keys, "native"))
-    unet.enable_xformers_memory_efficient_attention()
+    try:
+        unet.enable_xformers_memory_efficient_attention()
+    except NotImplementedError:
+        pytest.skip("this build of xformers has no kernels for this PyTorch")
     assert {type(one).__name__ for one in unet.attn_processors.values()} == {
         "XFormersAttnProcessor"
     }

@@ -209,7 +209,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     numbers = parser.add_argument_group("numbers")
     numbers.add_argument(
         "--preset",
-        help="zeroscope, lavie, animatelcm, world, world-steady, world-styled or world-inverted "
+        help="zeroscope, lavie, animatelcm, world, world-styled or world-inverted "
         "(default: one that fits)",
     )
     numbers.add_argument("--steps", type=count, help="sampling steps (default: the preset's)")

@@ -74,7 +74,7 @@ def test_a_preset_may_keep_the_detail_of_refined_frames(colours: bool) -> None:
 
 @pytest.mark.parametrize("stop", [-0.1, float("inf"), float("nan")])
 def test_a_preset_with_a_stop_frequency_that_is_none_is_refused(stop: float) -> None:
-    preset = replace(PRESETS["world"], keep_detail=stop)
+    preset = replace(PRESETS["world"], keep_detail=stop, steady=())
     with pytest.raises(CheckError, match=r"keep_detail is .* give a number from 0 up"):
         videoelevator(FakeDenoiser(), None, preset=preset)
 

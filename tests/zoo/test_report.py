@@ -14,7 +14,7 @@ from elevator.errors import CheckError, ElevatorError
 from elevator.zoo.report import Point, _cost_plot, _refinements, write
 from elevator.zoo.sampling import NUMBERS
 
-SHORT = replace(NUMBERS, frames=2, steps=4, refine=(4, 3), t2v_steps=1)
+SHORT = replace(NUMBERS, frames=2, steps=4, refine=(4, 3), t2v_steps=1, steady=(1,))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import torch
 from elevator.zoo.sampling import NUMBERS, STYLED, elevate, film, in_style, paint, pair
 
 CAPTION = "a plain red ring moving left on a teal background"
-SHORT = replace(NUMBERS, frames=3, steps=2, refine=(2,), t2v_steps=1)
+SHORT = replace(NUMBERS, frames=3, steps=2, refine=(2,), t2v_steps=1, steady=(1,))
 
 
 def test_all_make_clips_that_their_seed_decides() -> None:
