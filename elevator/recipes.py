@@ -271,8 +271,10 @@ def videoelevator(
     hook = renoise(refinement, rule)
     steady = [steps - point for point in averaged if point not in points]
     if steady and pictures is not None:
-        fresh = isinstance(rule, FreshNoise)
-        average = renoise(at(steady, MotionAverage(pictures)), rule if fresh else KeepNoise())
+        average: Hook[Any] = at(steady, MotionAverage(pictures))
+        if isinstance(rule, FreshNoise):
+            average = renoise(average, rule)
+        # An inversion corrects every step, so there the noise stays what the latent holds.
         hook = chain(hook, average)
     return Recipe(hook, tuple(patches))
 

@@ -19,7 +19,7 @@ from elevator.latent import Latent
 from elevator.recipes import PRESETS, videoelevator
 from elevator.renoise import rules
 from elevator.samplers import DDIMInversion
-from elevator.zoo.sampling import pair
+from elevator.zoo.sampling import elevate, pair
 from tests.builders import FakeDenoiser, make_latent, make_run, make_step, tiny_sd, unvetted
 
 
@@ -220,7 +220,19 @@ def test_a_preset_averages_where_the_t2v_does_not_refine() -> None:
     assert {type(rule) for rule in rules(recipe.hook)} == {el.FreshNoise}
     kept = replace(preset, fresh_noise=None)
     hook = videoelevator(FakeDenoiser(), FakeDenoiser(), preset=kept, pictures=Same()).hook
-    assert {type(rule) for rule in rules(hook)} == {DDIMInversion, el.KeepNoise}
+    assert {type(rule) for rule in rules(hook)} == {DDIMInversion}
+    assert averaged_at(hook, 25) == {25 - left for left in preset.steady}
+
+
+def test_an_inversion_that_corrects_every_step_goes_with_the_average() -> None:
+    pipe = pair()
+    short = replace(
+        PRESETS["world-inverted"], frames=2, steps=4, refine=(4,), t2v_steps=1, steady=(2, 1)
+    )
+    made = elevate(pipe, "a red ring", 0, numbers=short)
+    assert made.isfinite().all()
+    plain = elevate(pipe, "a red ring", 0, numbers=replace(short, steady=()))
+    assert (made - plain).abs().max() > 0.01
 
 
 def test_a_preset_that_averages_asks_for_what_it_needs() -> None:
