@@ -75,8 +75,8 @@ class Models:
         return replace(numbers, steps=self.steps, refine=refine, steady=steady, t2v_steps=1)
 
     def calls(self) -> int:
-        """Guided network calls that cost as much as VideoElevator, T2I and T2V together."""
-        planned = self.pipe().plan("", preset=self.numbers)
+        """Guided U-Net calls that cost as much as VideoElevator's, T2I and T2V together."""
+        planned = self.pipe().plan("", preset=replace(self.numbers, steady=()))
         return round(planned.frame_forwards() / self.numbers.frames / 2)
 
 

@@ -102,6 +102,7 @@ def main() -> None:
     size, facts = (TINY, {}) if options.tiny else (FULL, _facts())
     pipe = _build(size, "cpu", torch.float32) if options.tiny else _build(FULL)
     rows, failed = _kept(facts), []
+    command = f"python -m benchmarks.full_size --kernels {' '.join(options.kernels)}"
     for name, kernel, run, warm, steps in _plan(pipe, size, options.kernels):
         try:
             with kernel(pipe, "eager" if options.tiny else "inductor"):
@@ -113,7 +114,7 @@ def main() -> None:
             print(f"{name}: {type(error).__name__}: {error}", flush=True)
             continue
         if not options.tiny:
-            save("full_size", rows, **facts, command="python -m benchmarks.full_size")
+            save("full_size", rows, **facts, command=command)
     print(f"\n{size.frames} frames, {size.side}x{size.side} pixels, {size.steps} steps")
     if rows:
         print(table(rows))

@@ -76,7 +76,7 @@ def main() -> None:
         return _run(options, Models())
     with tempfile.TemporaryDirectory() as folder:
         options.kept = Path(folder)
-        return _run(options, Models(steps=2))
+        return _run(options, Models(steps=4))
 
 
 def _run(options: argparse.Namespace, models: Models) -> None:

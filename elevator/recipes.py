@@ -75,7 +75,8 @@ class Preset:
             the T2I's detail (`KeepDetail`), as the filter over time has left it: for a T2V that is
             much softer than the T2I. 0 or more; None takes the T2V's frames whole, as published.
         steady: where frames are averaged along their motion (`MotionAverage`), as steps remaining:
-            once motion is settled, while detail is painted. Not where the T2V refines.
+            once motion is settled, while detail is painted. Not where the T2V refines, and in no
+            run that is never refined.
     """
 
     frames: int
@@ -198,15 +199,16 @@ def videoelevator(
         patches: changes inside the T2I; `()` leaves frames independent.
 
     Raises:
-        CheckError: the preset is unknown, or a number lies out of its range.
+        CheckError: the preset is unknown, a number lies out of its range, or frames are to be
+            averaged along their motion without `pictures`.
     """
     numbers = preset_for(preset)
     steps = numbers.steps if steps is None else steps
     calls = numbers.t2v_steps if t2v_steps is None else t2v_steps
     points = sorted(set(numbers.refine_at(steps) if refine is None else refine), reverse=True)
     problems = []
-    averaged = numbers.steady_at(steps)
-    for name, given in {"refinement points": points, "points of the average": averaged}.items():
+    steady = numbers.steady_at(steps) if points else ()
+    for name, given in {"refinement points": points, "points of the average": steady}.items():
         outside = [point for point in given if not 1 <= point <= steps]
         if outside:
             problems.append(
@@ -231,6 +233,7 @@ def videoelevator(
             "leave fast out, or choose a preset that inverts (world-inverted for the built-in "
             "models)"
         )
+    averaged = [steps - point for point in steady if point not in points]
     if averaged and pictures is None:
         problems.append(
             "this preset averages frames along their motion, for which they have to be "
@@ -269,12 +272,11 @@ def videoelevator(
         # The host's own call holds the correction's prediction right after a refinement.
         rule = DDIMInversion(invert, correct, reuse=correct is not None)
     hook = renoise(refinement, rule)
-    steady = [steps - point for point in averaged if point not in points]
-    if steady and pictures is not None:
-        average: Hook[Any] = at(steady, MotionAverage(pictures))
+    if averaged and pictures is not None:
+        average: Hook[Any] = at(averaged, MotionAverage(pictures))
         if isinstance(rule, FreshNoise):
             average = renoise(average, rule)
-        # An inversion corrects every step, so there the noise stays what the latent holds.
+        # Beside an inversion, which may correct every step, the noise stays what the latent holds.
         hook = chain(hook, average)
     return Recipe(hook, tuple(patches))
 

@@ -24,7 +24,7 @@ pytestmark = [
 
 DEVICE = "cuda"
 CAPTION = "a plain red ring moving left on a teal background"
-NUMBERS = ("world", "world-styled", "world-inverted")
+NAMES = ("world", "world-styled", "world-inverted")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 ROUNDED = ("MotionAverage",)
 """Cases whose frames go through bytes on their way: the last bit of a latent may decide much."""
@@ -105,7 +105,7 @@ def _pair(device: str, dtype: torch.dtype) -> Any:
 
 
 def _painted(pipe: Any, numbers: str = "world") -> Tensor:
-    """A clip of the built-in models in a few steps, on the CPU."""
+    """A clip of the built-in models in a few steps; the frames lie on the CPU."""
     from elevator.zoo.sampling import elevate
 
     return elevate(pipe, CAPTION, 0, numbers=PRESETS[numbers], num_inference_steps=4)
@@ -116,7 +116,7 @@ def _elevated(numbers: str, device: str, dtype: torch.dtype) -> Tensor:
     return _painted(_pair(device, dtype), numbers)
 
 
-@pytest.mark.parametrize("numbers", NUMBERS)
+@pytest.mark.parametrize("numbers", NAMES)
 def test_videoelevator_makes_the_clip_that_it_makes_on_the_cpu(numbers: str) -> None:
     made = _elevated(numbers, DEVICE, torch.float32)
     assert _pair(DEVICE, torch.float32).device.type == DEVICE
@@ -125,7 +125,7 @@ def test_videoelevator_makes_the_clip_that_it_makes_on_the_cpu(numbers: str) -> 
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
-@pytest.mark.parametrize("numbers", NUMBERS)
+@pytest.mark.parametrize("numbers", NAMES)
 def test_videoelevator_in_half_precision(numbers: str, dtype: torch.dtype) -> None:
     made = _elevated(numbers, DEVICE, dtype)
     assert _pair(DEVICE, dtype).unet.dtype == dtype

@@ -14,7 +14,7 @@ import torch
 
 from elevator.hosts.caches import memories_of
 
-__all__ = ["Facts", "Known", "facts_of", "looked_up"]
+__all__ = ["Facts", "FactsById", "facts_of", "looked_up"]
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Facts:
     memories: list[Any]
 
 
-Known: TypeAlias = dict[int, Facts]
+FactsById: TypeAlias = dict[int, Facts]
 """Facts by the identity of their network."""
 
-_known: ContextVar[Known | None] = ContextVar("elevator_facts", default=None)
+_known: ContextVar[FactsById | None] = ContextVar("elevator_facts", default=None)
 
 
 def facts_of(network: Any) -> Facts:
@@ -49,7 +49,7 @@ def facts_of(network: Any) -> Facts:
 
 
 @contextmanager
-def looked_up(known: Known) -> Iterator[None]:
+def looked_up(known: FactsById) -> Iterator[None]:
     """Take facts from `known` within the `with` block, and put new ones there."""
     token = _known.set(known)
     try:

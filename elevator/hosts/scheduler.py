@@ -24,7 +24,7 @@ from elevator.hosts.coefficients import (
     position_of_call,
     run_schedule,
 )
-from elevator.hosts.facts import Known, looked_up
+from elevator.hosts.facts import FactsById, looked_up
 from elevator.hosts.layouts import FRAMES_IN_BATCH, channel_axis, from_host, to_host
 from elevator.level import Level, Prediction, read_output, write_clean
 from elevator.noise import Noise
@@ -100,7 +100,7 @@ class Engine:
         self._last = -1
         self._heard: list[Tensor | None] = []
         self._memories: list[Any] = []
-        self._known: Known = {}
+        self._known: FactsById = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Engine":
         """Copies of a scheduler share the engine, which then leaves them alone."""
@@ -159,6 +159,7 @@ class Engine:
         position = position_of_call(self.scheduler, timestep)
         if self._run is not None and position <= self._last:
             self._run = None  # the loop started over without setting its timesteps again
+            self._known.clear()
         self._last = position
         pattern = self.layout(sample.ndim)
         noisy = self._read(sample, pattern)

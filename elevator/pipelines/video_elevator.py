@@ -1,6 +1,7 @@
 """VideoElevator as one object: prompt in, elevated video out."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +280,7 @@ class VideoElevatorPipeline(
         negative_prompt_embeds: Float[Tensor, "b n d"] | None = None,
         video_prompt_embeds: Float[Tensor, "b n e"] | None = None,
         negative_video_prompt_embeds: Float[Tensor, "b n e"] | None = None,
+        decode_chunk_size: int | None = None,
     ) -> Recipe:
         """The hook and the patches a call with these arguments attaches; see `__call__`."""
         numbers = self._preset(preset)
@@ -299,6 +301,9 @@ class VideoElevatorPipeline(
                 ["prompt_embeds reach only the T2I; give video_prompt_embeds=... for the T2V too"]
             )
         t2i, lcm = self.t2i, type(self.video_scheduler).__name__ == "LCMScheduler"
+        pictures = codec(t2i, "T2I")
+        if decode_chunk_size is not None:
+            pictures = replace(pictures, at_once=decode_chunk_size)
         composed = videoelevator(
             denoiser(
                 self.t2v,
@@ -331,7 +336,7 @@ class VideoElevatorPipeline(
             lowpass=lowpass,
             solver=LCM() if lcm else DDIM(eta),
             fast=fast,
-            pictures=codec(t2i) if numbers.steady else None,
+            pictures=pictures,
         )
         if hook is not None:
             return Recipe(chain(composed.hook, hook), composed.patches)
@@ -427,13 +432,15 @@ class VideoElevatorPipeline(
                 last int(steps * strength) steps are run; 0.6 by default. At 1 all are, from pure
                 noise, and only the clip's length is left of it.
             preset: `zeroscope`, `lavie`, `animatelcm`, for the built-in models `world` (refined
-                frames get new noise, which all share), `world-styled` (for a personalised T2I) and
-                `world-inverted` (they are inverted, as published), or numbers of your own; by
-                default one of the first three, by the T2V's scheduler. Arguments given beside it
-                override it.
+                frames get new noise, which all share, and are averaged along their motion),
+                `world-styled` (for a personalised T2I) and `world-inverted` (they are inverted, as
+                published), or numbers of your own (`dataclasses.replace(PRESETS["world"],
+                steady=())` does not average); by default one of the first three, by the T2V's
+                scheduler. Arguments given beside it override it.
             refine: refinement points as steps remaining, e.g. (45, 35, 25, 15) of 50; () never
                 refines, which leaves the inflated T2I alone. The preset's are scaled to the steps
-                that are run, so that `init` is refined as often as a clip from noise.
+                that are run, so that `init` is refined as often as a clip from noise. Averages
+                along the motion stay at their noise levels: those before the start are left out.
             t2v_steps: T2V steps per refinement.
             lowpass: the filter before the T2V; `el.identity()` for none.
             shared_noise: weight of the initial noise all frames share.
@@ -454,7 +461,8 @@ class VideoElevatorPipeline(
             callback_on_step_end: `callback(pipe, step, timestep, tensors) -> tensors` after each
                 step, as in diffusers; frames are the batch axis of `latents` there.
             callback_on_step_end_tensor_inputs: which tensors it gets.
-            decode_chunk_size: frames decoded at once; all by default.
+            decode_chunk_size: frames decoded at once; all by default, in averages along the motion
+                eight.
 
         Raises:
             CheckError: an argument cannot work; told before anything runs.
@@ -506,6 +514,7 @@ class VideoElevatorPipeline(
             negative_prompt_embeds=negative_prompt_embeds,
             video_prompt_embeds=video_prompt_embeds,
             negative_video_prompt_embeds=negative_video_prompt_embeds,
+            decode_chunk_size=decode_chunk_size,
         )
         t2i, device = self.t2i, self._execution_device
         text, against = t2i.encode_prompt(

@@ -173,7 +173,7 @@ def _points(
     alone = [film(pipe, text, seed + i, numbers=numbers) for i, text in enumerate(captions)]
     yield _point("T2V", 2 * numbers.steps, torch.stack(alone), judge, scenes)
     for way in WAYS:
-        own = numbers if way == "shared noise" else replace(numbers, fresh_noise=None)
+        own = numbers if way == "shared noise" else replace(numbers, fresh_noise=None, steady=())
         for points in _refinements(numbers):
             label = f"{len(points)}, {way}"
             progress(f"quality and cost: {label}")
@@ -316,7 +316,8 @@ refinements of the first caption where it runs (all but the last). Flicker is wh
 $spectrum
 <h2>Quality against cost</h2>
 <p>More refinements cost network calls. Refined frames are noised anew, with noise that all share,
-or inverted as published, or <em>inverted fast</em>, in strides of three and without the correction.
+and averaged along their motion, or they are inverted as published, or <em>inverted fast</em>, in
+strides of three and without the correction.
 Means over $measured captions: sharpness is the mean absolute Laplacian, change the
 mean difference of neighbouring frames along the object's way, words the share of textures, colours
 and shapes that the recogniser reads as told, motion that of motions. Numbers beside the points

@@ -246,8 +246,8 @@ def test_a_preset_that_averages_asks_for_what_it_needs() -> None:
 def test_the_pipeline_gives_its_t2is_autoencoder() -> None:
     planned = pair().plan("a red ring", preset="world").total
     calls = {call.name: count for call, count in planned.items()}
-    assert calls["StableDiffusionPipeline decoder"] == len(PRESETS["world"].steady)
-    assert calls["StableDiffusionPipeline encoder"] == 2 * len(PRESETS["world"].steady)
+    assert calls["T2I decoder"] == len(PRESETS["world"].steady)
+    assert calls["T2I encoder"] == 2 * len(PRESETS["world"].steady)
 
 
 def test_what_cannot_be_is_refused() -> None:

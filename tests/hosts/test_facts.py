@@ -43,7 +43,7 @@ def test_facts_are_those_of_the_network() -> None:
 
 def test_inside_they_are_found_once_outside_at_every_call(looks: list[Any]) -> None:
     one, other = tiny_sd().unet, tiny_sd().unet
-    known: facts.Known = {}
+    known: facts.FactsById = {}
     for _ in range(3):
         with looked_up(known):
             assert facts_of(one) is facts_of(one)
