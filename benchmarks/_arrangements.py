@@ -306,7 +306,7 @@ CURVE: Mapping[str, Way] = MappingProxyType(
             f"refined at {' '.join(map(str, refine))}": way(
                 elevated, numbers=replace(NUMBERS, refine=refine)
             )
-            for refine in ((24, 18, 14), (24, 20, 16), (24, 18, 12, 8), (16,))
+            for refine in ((24, 20, 16), (24, 18, 14, 10), (24, 18, 12, 8), (16,))
         },
         "T2I guidance 3": way(elevated, guidance_scale=3.0),
         "T2I guidance 6": way(elevated, guidance_scale=6.0),

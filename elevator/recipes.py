@@ -110,7 +110,7 @@ class Preset:
 _WORLD = Preset(
     8,
     25,
-    (24, 18, 14, 10),
+    (24, 18, 14),
     8,
     0.4,
     None,
@@ -119,7 +119,7 @@ _WORLD = Preset(
     4.0,
     fresh_noise=math.inf,
     keep_detail=0.625,
-    steady=(13, 12, 9, 7, 5, 3, 2, 1),
+    steady=(13, 11, 9, 7, 5, 3, 2, 1),
 )
 PRESETS: dict[str, Preset] = {
     "zeroscope": Preset(24, 50, (45, 35, 25, 15), 8, 0.4, 1.0, 1.5, 7.5, 7.5),

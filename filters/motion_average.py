@@ -9,12 +9,12 @@ $$y_i(p) = \frac{x_i(p) + \sum_k m_{i,k}(p)\, x_{i+k}(p + k\, v_i(p))}{1 + \sum_
 where $m_{i,k}(p) = [\lvert k \rvert\,\lVert v_{i+k}(p + k\, v_i(p)) - v_i(p)\rVert < \tau]$: the
 other frame moves there as this one does here. Frames are taken from both sides alike, so that an
 error of the velocity blurs a moving thing but does not slow it down. What that blurs gets its
-contrast back. With Gaussian blurs $B_s$ of standard deviation $s$, and $\langle\cdot\rangle$ the
-mean over channels and frames,
+contrast back. With Gaussian blurs $B_s$ of standard deviation $s$, $\langle\cdot\rangle$ the mean
+over channels and frames, and $\epsilon = 10^{-5}$,
 
-$$y'_i = B_1 y_i + g\,(y_i - B_1 y_i), \qquad
-  g = \min\Bigl(g_{max}, \max\Bigl(1, \sqrt{\frac{B_4 \langle (x - B_1 x)^2 \rangle}
-  {B_4 \langle (y - B_1 y)^2 \rangle}}\Bigr)\Bigr).$$
+$$y'_i = B_1 y_i + g\,(y_i - B_1 y_i), \qquad g = \min(g_{max}, \max(1, 1 + \rho\,(q - 1))), \qquad
+  q^2 = \frac{B_4 \langle (x - B_1 x)^2 \rangle + \epsilon}
+  {B_4 \langle (y - B_1 y)^2 \rangle + \epsilon}.$$
 """
 
 import math
@@ -41,6 +41,9 @@ Field = Float[Tensor, "b 2 f h w"]
 _DETAIL, _AREA = 1.0, 4.0
 """Standard deviations in pixels: of the blur that leaves detail out, and of the area over which its
 contrast is compared."""
+_NUMBERS = dict.fromkeys(("blur", "smooth", "trust"), "number of pixels") | {"restore": "share"}
+_MOST = 2.5
+"""g_max, the most that detail is strengthened by."""
 _ALPHA1, _ALPHA2 = 0.01, 0.5
 """What way there and way back may differ by (`consistent`): more than in `Propagate`, since the
 flow is fitted over many frames."""
@@ -82,8 +85,8 @@ class MotionAverage(Hook[tuple[()]]):
     blurred frames as weights, since flow is known at edges; then what is left of the motion to up
     to `reach` frames away is estimated and fitted by least squares, and smoothed again.
 
-    Detail that the average blurs is made as strong as it was in the frames, one factor for all
-    frames at each place, so that it does not flicker anew.
+    Detail that the average blurs is made stronger again, by one factor for all frames at each
+    place, so that it does not flicker anew.
 
     Neutral: `reach=0`, and clips of one frame: the very same latent is returned.
 
@@ -100,7 +103,9 @@ class MotionAverage(Hook[tuple[()]]):
             period of the patterns that move.
         smooth: standard deviation in pixels of the smoothing of velocities, >= 0.
         trust: tau, by how many pixels two frames' motion may differ, >= 0.
-        gain: g_max, the most that detail is strengthened by, >= 1; 1 leaves it blurred.
+        restore: rho, how much of the contrast that detail has lost it gets back, >= 0: 0 leaves it
+            blurred, 1 makes it as strong as it was in the frames, and more also makes up for what
+            the autoencoder and the averages to come will blur.
 
     Raises:
         ValueError: a number out of range.
@@ -113,7 +118,7 @@ class MotionAverage(Hook[tuple[()]]):
     blur: float = 5.0
     smooth: float = 4.0
     trust: float = 1.5
-    gain: float = 2.0
+    restore: float = 3.0
 
     paper: ClassVar[str | None] = """@article{dubois1984noise,
   title = {Noise Reduction in Image Sequences Using Motion-Compensated Temporal Filtering},
@@ -140,16 +145,10 @@ class MotionAverage(Hook[tuple[()]]):
                 f"MotionAverage reach={self.reach!r} is no number of frames; give 0 (no average) or"
                 " more"
             )
-        for name in ("blur", "smooth", "trust"):
+        for name, kind in _NUMBERS.items():
             value: float = getattr(self, name)
             if not 0 <= value < math.inf:
-                raise ValueError(
-                    f"MotionAverage {name}={value!r} is no number of pixels; give 0 or more"
-                )
-        if not 1 <= self.gain < math.inf:
-            raise ValueError(
-                f"MotionAverage gain={self.gain!r} does not strengthen; give 1 (off) or more"
-            )
+                raise ValueError(f"MotionAverage {name}={value!r} is no {kind}; give 0 or more")
 
     def update(self, clean: Latent, step: Step, state: tuple[()]) -> tuple[Latent, tuple[()]]:
         """Decode, average, and add what that changes."""
@@ -204,14 +203,15 @@ class MotionAverage(Hook[tuple[()]]):
         return self._smoothed(velocity + total / count.clamp_min(1), known)
 
     def _strengthened(self, averaged: Clip, frames: Clip) -> Clip:
-        """The average with its detail as strong as that of the frames."""
+        """The average with its detail made stronger again."""
         coarse = _blurred(averaged, _DETAIL)
         detail = averaged - coarse
         had, has = (
             _blurred(part.square().mean((1, 2), keepdim=True), _AREA) + 1e-5
             for part in (frames - _blurred(frames, _DETAIL), detail)
         )
-        return coarse + (had / has).sqrt().clamp(1, self.gain) * detail
+        factor = 1 + self.restore * ((had / has).sqrt() - 1)
+        return coarse + factor.clamp(1, _MOST) * detail
 
     def _left(self, one: Clip, other: Clip) -> tuple[Field, Float[Tensor, "b 1 f h w"]]:
         """The flow from frames of one clip to those of another, and where it is to be trusted."""

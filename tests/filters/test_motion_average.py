@@ -74,7 +74,7 @@ def moving(count: int = 8, seed: int = 3) -> tuple[Tensor, Tensor]:
 def test_still_frames_become_their_mean_over_near_ones() -> None:
     clip = torch.tensor([0.0, 1.0, 0.0, -1.0, 0.0])[None, None, :, None, None]
     clip = clip.expand(1, 3, 5, 16, 16)
-    seen = apply(MotionAverage(Same(), constant(0, 0), reach=2, gain=1), clip)[0, 0, :, 8, 8]
+    seen = apply(MotionAverage(Same(), constant(0, 0), reach=2, restore=0), clip)[0, 0, :, 8, 8]
     # Ends look one frame far, their neighbours too, the middle two.
     wanted = torch.tensor([1 / 2, 1 / 3, 0, -1 / 3, -1 / 2])
     torch.testing.assert_close(seen, wanted)
@@ -84,11 +84,11 @@ def test_motion_is_followed_and_noise_averaged_away() -> None:
     long = make_latent((1, 3, 1, 24, 48))
     clip = torch.cat([long[..., 16 - 2 * i : 40 - 2 * i] for i in range(6)], 2)
     noisy = clip + 0.5 * make_latent(tuple(clip.shape), 1)
-    along = apply(MotionAverage(Same(), constant(2, 0), reach=2, gain=1), noisy)
+    along = apply(MotionAverage(Same(), constant(2, 0), reach=2, restore=0), noisy)
     middle = (slice(None), slice(None), slice(2, 4), slice(6, 18), slice(8, 16))
     before = (noisy - clip)[middle].square().mean()
     assert (along - clip)[middle].square().mean() < 0.25 * before  # a fifth of five frames
-    against = apply(MotionAverage(Same(), constant(-2, 0), reach=2, gain=1), noisy)
+    against = apply(MotionAverage(Same(), constant(-2, 0), reach=2, restore=0), noisy)
     assert (against - clip)[middle].square().mean() > before
 
 
@@ -160,18 +160,19 @@ def blurred(x: Tensor, sigma: float) -> Tensor:
     return torch.from_numpy(smooth)
 
 
-def test_detail_is_as_strong_as_before_one_factor_for_all_frames() -> None:
+def test_detail_is_made_stronger_again_by_one_factor_for_all_frames() -> None:
     clip = make_latent((1, 3, 6, 32, 32))
     clip[..., 16:] *= 0.1  # weak detail stays weak
     clip[..., :8] = clip[..., :1, :, :8]  # what all frames agree on is as strong as it was
-    plain = apply(MotionAverage(Same(), constant(0, 0), gain=1), clip)
+    plain = apply(MotionAverage(Same(), constant(0, 0), restore=0), clip)
     detail = [x - blurred(x, 1.0) for x in (clip, plain)]
     power = [blurred(d.square().mean((1, 2), keepdim=True), 4.0) + 1e-5 for d in detail]
-    factor = (power[0] / power[1]).sqrt()
-    assert factor.min() < 1.1 < 1.5 < factor.max()
-    for gain in (1.5, 9.0):
-        seen = apply(MotionAverage(Same(), constant(0, 0), gain=gain), clip)
-        wanted = blurred(plain, 1.0) + factor.clamp(1, gain) * detail[1]
+    lost = (power[0] / power[1]).sqrt() - 1
+    assert lost.min() < 0.1 < 0.5 < lost.max()
+    for restore in (0.5, 1.0, 9.0):
+        seen = apply(MotionAverage(Same(), constant(0, 0), restore=restore), clip)
+        factor = (1 + restore * lost).clamp(1, 2.5)
+        wanted = blurred(plain, 1.0) + factor * detail[1]
         torch.testing.assert_close(seen, wanted, atol=1e-4, rtol=1e-4)
 
 
@@ -210,7 +211,7 @@ def averaged_at(hook: Any, steps: int) -> set[int]:
 def test_a_preset_averages_where_the_t2v_does_not_refine() -> None:
     preset = PRESETS["world"]
     recipe = videoelevator(FakeDenoiser(), None, preset=preset, pictures=Same())
-    assert averaged_at(recipe.hook, 25) == {25 - left for left in (13, 12, 9, 7, 5, 3, 2, 1)}
+    assert averaged_at(recipe.hook, 25) == {25 - left for left in (13, 11, 9, 7, 5, 3, 2, 1)}
     meeting = replace(preset, steady=(18, 7))
     recipe = videoelevator(FakeDenoiser(), None, preset=meeting, pictures=Same())
     assert averaged_at(recipe.hook, 25) == {25 - 7}
@@ -257,12 +258,9 @@ def test_what_cannot_be_is_refused() -> None:
             MotionAverage(Same(), **{name: value})
     with pytest.raises(ValueError, match="reach=-1 is no number of frames"):
         MotionAverage(Same(), reach=-1)
-    for gain in (0.5, math.inf, math.nan):
-        with pytest.raises(
-            ValueError, match=r"gain=.* does not strengthen; give 1 \(off\) or more"
-        ):
-            MotionAverage(Same(), gain=gain)
-    given = {"flow": DIS(), "reach": 3, "blur": 5.0, "smooth": 4.0, "trust": 1.5, "gain": 2.0}
+    with pytest.raises(ValueError, match=r"MotionAverage restore=-1.0 is no share; give 0 or more"):
+        MotionAverage(Same(), restore=-1.0)
+    given = {"flow": DIS(), "reach": 3, "blur": 5.0, "smooth": 4.0, "trust": 1.5, "restore": 3.0}
     with pytest.raises(TypeError, match=r"give el\.codec\(pipe\)"):
         unvetted(MotionAverage, **given, pictures=DIS()).__post_init__()
     with pytest.raises(TypeError, match=r"give DIS\(\) or RAFT"):
