@@ -251,6 +251,21 @@ def test_the_pipeline_gives_its_t2is_autoencoder() -> None:
     assert calls["T2I encoder"] == 2 * len(PRESETS["world"].steady)
 
 
+def test_from_a_clip_averages_stay_at_their_noise_levels() -> None:
+    pipe = pair()
+    # 25, 15 and 7 steps are run; the T2V refines at 24 18 14, at 14 11 8 and at 7 5 4.
+    for strength, left in ((1.0, 8), (0.6, 7), (0.3, 3)):
+        planned = pipe.plan("a red ring", preset="world", strength=strength).total
+        calls = {call.name: count for call, count in planned.items()}
+        assert calls["T2I decoder"] == left
+
+
+def test_a_run_without_averages_needs_no_autoencoder() -> None:
+    for few in ({"refine": ()}, {"steps": 2}):
+        hook = videoelevator(FakeDenoiser(), None, preset="world", **few).hook
+        assert not any(isinstance(part, MotionAverage) for part in parts(hook))
+
+
 def test_what_cannot_be_is_refused() -> None:
     wrong: dict[str, Any] = {"blur": -1.0, "smooth": math.inf, "trust": math.nan}
     for name, value in wrong.items():
