@@ -56,14 +56,14 @@ class Group(NamedTuple):
 
 GROUPS: Mapping[str, Group] = {
     "main": Group(MAIN, beside=()),
-    "matched": Group(MATCHED, 1 / 8),
-    "inverted": Group(INVERSIONS, 1 / 16),
-    "rivals": Group(RIVALS, 1 / 16),
-    "removed": Group(ABLATIONS, 1 / 32),
-    "other models": Group(OTHERS, 3 / 64),
-    "curve": Group(CURVE, 1 / 32, beside=(), own=True),
+    "matched": Group(MATCHED, 1 / 4),
+    "inverted": Group(INVERSIONS, 1 / 8),
+    "rivals": Group(RIVALS, 1 / 8),
+    "removed": Group(ABLATIONS, 1 / 16),
+    "other models": Group(OTHERS, 3 / 32),
+    "curve": Group(CURVE, 1 / 16, beside=(), own=True),
 }
-FEWEST = 64
+FEWEST = 32
 """Captions of which every group has two."""
 STYLES = {"ink": world.ink, "mosaic": world.mosaic}
 
@@ -137,7 +137,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tiny", action="store_true", help="a run of seconds, for CI")
     parser.add_argument(
-        "--prompts", type=int, default=256, help=f"how many captions ({FEWEST} or more)"
+        "--prompts", type=int, default=128, help=f"how many captions ({FEWEST} or more)"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kept", type=Path, default=Path(".kept"), help="folder for clips")

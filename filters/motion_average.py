@@ -118,7 +118,7 @@ class MotionAverage(Hook[tuple[()]]):
     blur: float = 5.0
     smooth: float = 4.0
     trust: float = 1.5
-    restore: float = 3.0
+    restore: float = 2.0
 
     paper: ClassVar[str | None] = """@article{dubois1984noise,
   title = {Noise Reduction in Image Sequences Using Motion-Compensated Temporal Filtering},

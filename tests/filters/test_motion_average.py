@@ -275,7 +275,7 @@ def test_what_cannot_be_is_refused() -> None:
         MotionAverage(Same(), reach=-1)
     with pytest.raises(ValueError, match=r"MotionAverage restore=-1.0 is no share; give 0 or more"):
         MotionAverage(Same(), restore=-1.0)
-    given = {"flow": DIS(), "reach": 3, "blur": 5.0, "smooth": 4.0, "trust": 1.5, "restore": 3.0}
+    given = {"flow": DIS(), "reach": 3, "blur": 5.0, "smooth": 4.0, "trust": 1.5, "restore": 2.0}
     with pytest.raises(TypeError, match=r"give el\.codec\(pipe\)"):
         unvetted(MotionAverage, **given, pictures=DIS()).__post_init__()
     with pytest.raises(TypeError, match=r"give DIS\(\) or RAFT"):
