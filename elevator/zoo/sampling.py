@@ -112,7 +112,12 @@ def compare(
 
 def in_style(numbers: Preset) -> Preset:
     """The numbers as they are for a personalised T2I."""
-    return replace(numbers, guidance=STYLED.guidance, keep_colours=STYLED.keep_colours)
+    return replace(
+        numbers,
+        guidance=STYLED.guidance,
+        keep_colours=STYLED.keep_colours,
+        steady=STYLED.steady,
+    )
 
 
 def _seeded(seed: int) -> torch.Generator:
