@@ -45,7 +45,8 @@ def test_more_refinements_cost_more_and_inversions_too(page: str) -> None:
     assert 0 == costs["truth"] < costs["T2V"]
     for way in ways:
         assert costs[f"1, {way}"] < costs[f"2, {way}"] < costs[f"3, {way}"]
-    assert costs["3, shared noise"] < costs["3, inverted fast"] < costs["3, inverted"]
+    # What averages along the motion is looked at, which costs as much as a short inversion.
+    assert costs["3, shared noise"] <= costs["3, inverted fast"] < costs["3, inverted"]
     assert page.count("<svg") == 2
 
 

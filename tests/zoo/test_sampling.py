@@ -30,8 +30,10 @@ def test_arguments_of_the_pipeline_pass_through() -> None:
     assert not torch.equal(plain, elevate(pipe, CAPTION, 0, numbers=SHORT, refine=()))
 
 
-def test_a_style_keeps_its_colours_and_changes_no_other_number_but_guidance() -> None:
+def test_a_style_keeps_its_colours_is_not_averaged_and_has_a_guidance_of_its_own() -> None:
     styled = in_style(SHORT)
     assert styled.keep_colours
+    assert not styled.steady
     assert in_style(NUMBERS) == STYLED
-    assert replace(styled, guidance=SHORT.guidance, keep_colours=False) == SHORT
+    plain = replace(styled, guidance=SHORT.guidance, keep_colours=False, steady=SHORT.steady)
+    assert plain == SHORT
