@@ -16,7 +16,7 @@ from tests.builders import make_latent, sample, tiny_sd
 from tests.hosts.loops import looking
 
 
-def _denoiser(pipe: Any) -> el.Denoiser:
+def _denoiser(pipe: Any) -> Any:
     return el.denoiser(pipe, prompt_embeds=make_latent((1, 5, 16)), guidance=1)
 
 
