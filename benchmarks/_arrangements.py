@@ -1,7 +1,7 @@
 """Ways to make a clip of a caption with the built-in models: VideoElevator, its parts, its rivals.
 
 Every arrangement is a function of the models, a scene and a seed; clips are `f c h w` in [0, 1].
-The rivals get as many frame-forwards as VideoElevator's exact arrangement.
+The rivals get as many frame-forwards of U-Nets as VideoElevator.
 """
 
 from collections.abc import Callable, Mapping
