@@ -41,12 +41,13 @@ Field = Float[Tensor, "b 2 f h w"]
 _DETAIL, _AREA = 1.0, 4.0
 """Standard deviations in pixels: of the blur that leaves detail out, and of the area over which its
 contrast is compared."""
-_NUMBERS = dict.fromkeys(("blur", "smooth", "trust"), "number of pixels") | {"restore": "share"}
 _MOST = 2.5
 """g_max, the most that detail is strengthened by."""
 _ALPHA1, _ALPHA2 = 0.01, 0.5
 """What way there and way back may differ by (`consistent`): more than in `Propagate`, since the
 flow is fitted over many frames."""
+_NUMBERS = dict.fromkeys(("blur", "smooth", "trust"), "number of pixels") | {"restore": "share"}
+"""What numbers that may be 0 or more are, by their names."""
 
 
 @runtime_checkable

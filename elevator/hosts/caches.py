@@ -17,9 +17,13 @@ __all__ = ["apart_from", "memories_of"]
 
 def memories_of(networks: Iterable[nn.Module]) -> list[Any]:
     """What caches keep of networks: each a hook with a `state`, or a table of states by context."""
+    registries = (
+        vars(module).get("_diffusers_hook") for network in networks for module in network.modules()
+    )
     hooks = [
         hook
-        for registry in _registries(networks)
+        for registry in registries
+        if registry is not None
         for hook in registry.hooks.values()
         if hook._is_stateful
     ]
@@ -45,21 +49,6 @@ def apart_from(memories: Sequence[Any]) -> Iterator[None]:
     finally:
         for memory, own in before:
             vars(memory).update(own)
-
-
-def _registries(networks: Iterable[nn.Module]) -> list[Any]:
-    """What holds the hooks of a module, of every module that has any, each once.
-
-    Walks by hand: `Module.modules` makes up a name for each of a U-Net's thousand parts, and takes
-    twice as long.
-    """
-    found, parts = {}, [*networks]
-    while parts:
-        own = vars(parts.pop())
-        if "_diffusers_hook" in own:
-            found[id(own)] = own["_diffusers_hook"]
-        parts += [part for part in own["_modules"].values() if part is not None]
-    return [*found.values()]
 
 
 def _is_table(value: Any) -> bool:
