@@ -31,6 +31,7 @@ __all__ = [
     "MAIN",
     "MATCHED",
     "OTHERS",
+    "PUBLISHED",
     "RIVALS",
     "Models",
     "Way",
@@ -140,6 +141,7 @@ def composed(
     rules: dict[str, el.Renoise[Any]] = {
         "fresh": el.FreshNoise(numbers.fresh_noise or 0.0),
         "predicted": el.KeepNoise(),
+        "corrected": DDIMInversion(invert, el.denoiser(t2i, caption, guidance=1), reuse=True),
         "uncorrected": DDIMInversion(invert),
     }
     generator = torch.Generator().manual_seed(seed)
@@ -273,10 +275,20 @@ ABLATIONS: Mapping[str, Way] = MappingProxyType(
         "noise of every frame's own": way(elevated, numbers=replace(NUMBERS, fresh_noise=0.0)),
         "the T2I's predicted noise": way(composed, rule="predicted"),
         "inverted at the same points": way(elevated, numbers=replace(NUMBERS, fresh_noise=None)),
-        "inverted, uncorrected": way(composed, rule="uncorrected", numbers=INVERTED),
     }
 )
 """VideoElevator with one part removed or replaced."""
+PUBLISHED: Mapping[str, Way] = MappingProxyType(
+    {
+        "inverted, without the filter": way(elevated, numbers=INVERTED, lowpass=el.identity()),
+        "inverted, without the T2V": way(elevated, numbers=INVERTED, t2v_steps=0),
+        "inverted, uncorrected": way(composed, rule="uncorrected", numbers=INVERTED),
+        "inverted, without inflation": way(
+            composed, rule="corrected", inflated=False, numbers=INVERTED
+        ),
+    }
+)
+"""The method with the published inversion, with one part removed."""
 OTHERS: Mapping[str, Way] = MappingProxyType(
     {
         "truth, mildly degraded": way(drawn, look=mildly_degraded),
@@ -294,6 +306,9 @@ OTHERS: Mapping[str, Way] = MappingProxyType(
         "VideoElevator in mosaic, colours not kept": way(
             elevated, t2i="t2i-mosaic", numbers=replace(STYLED, keep_colours=False)
         ),
+        "VideoElevator in mosaic, averaged": way(
+            elevated, t2i="t2i-mosaic", numbers=replace(STYLED, steady=NUMBERS.steady)
+        ),
     }
 )
 """Other models: the T2V that learnt from milder degradation, and the personalised T2Is."""
@@ -308,6 +323,8 @@ CURVE: Mapping[str, Way] = MappingProxyType(
             )
             for refine in ((24, 20, 16), (24, 18, 14, 10), (24, 18, 12, 8), (16,))
         },
+        "4 T2V steps": way(elevated, t2v_steps=4),
+        "16 T2V steps": way(elevated, t2v_steps=16),
         "T2I guidance 3": way(elevated, guidance_scale=3.0),
         "T2I guidance 6": way(elevated, guidance_scale=6.0),
         "detail not kept": way(elevated, numbers=WHOLE),
@@ -318,6 +335,15 @@ CURVE: Mapping[str, Way] = MappingProxyType(
             for steady in ((), (12, 8, 5, 2), (9, 7, 5, 3, 2, 1))
         },
         "shared noise 1": way(elevated, numbers=replace(NUMBERS, fresh_noise=1.0)),
+        **{
+            f"image-to-image at {strength}": way(repainted, strength=strength)
+            for strength in (0.4, 0.6, 0.8)
+        },
+        **{
+            f"unsharp mask of {amount:g}": way(sharpened, amount=amount, radius=1.5)
+            for amount in (1.5, 3.0, 6.0)
+        },
     }
 )
-"""VideoElevator with one number changed: detail against steadiness, quality against cost."""
+"""VideoElevator with one number changed: detail against steadiness, quality against cost; and its
+rivals with one number changed."""

@@ -8,11 +8,12 @@ import argparse
 import json
 import math
 import platform
+import subprocess
 from collections.abc import Mapping, Sequence
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -21,9 +22,11 @@ from torch import Tensor
 import elevator
 from elevator import metrics, world
 
-__all__ = ["RESULTS", "arguments", "interval", "measure", "save", "table"]
+__all__ = ["RESULTS", "arguments", "measure", "save", "table"]
 
 RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("diffusers", "transformers", "numpy", "scipy", "opencv-python-headless")
+"""What numbers depend on besides, with the versions saved beside them."""
 
 
 def arguments(question: str) -> argparse.Namespace:
@@ -40,14 +43,32 @@ def save(name: str, rows: Any, **facts: Any) -> None:
     RESULTS.mkdir(exist_ok=True)
     record = {
         "elevator": elevator.__version__,
+        "commit": _commit(),
         "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
+        **{name: version(name) for name in PACKAGES if next(iter(distributions(name=name)), None)},
         "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": f"{_processor()}, {torch.get_num_threads()} threads",
         **facts,
         "rows": rows,
     }
     (RESULTS / f"{name}.json").write_text(json.dumps(_finite(record), indent=1) + "\n")
+
+
+def _commit() -> str:
+    """The commit that was checked out, marked where files differ from it; empty without git."""
+    told = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(told, cwd=RESULTS, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
+
+
+def _processor() -> str:
+    """The processor's name, or at least its kind."""
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
 
 
 def _finite(record: Any) -> Any:
@@ -66,13 +87,13 @@ def measure(
 
     Returns:
         `sharpness`: mean absolute Laplacian. `flicker`: mean absolute difference of neighbouring
-        frames. `motion`: 1 where the object goes the way the caption says, else 0. `jitter`: RMS
+        frames. `heading`: 1 where the object goes the way the caption says, else 0. `jitter`: RMS
         second difference of the object's position, in pixels. `change`: mean absolute difference of
-        neighbouring frames along the object's way. `colour`: distance between the object's mean
-        colour and the one named.
+        neighbouring frames along the object's way. `colour_error`: distance between the object's
+        mean colour and the one named.
     """
     found: dict[str, list[float]] = {
-        name: [] for name in ("sharpness", "flicker", "motion", "jitter", "change", "colour")
+        name: [] for name in ("sharpness", "flicker", "heading", "jitter", "change", "colour_error")
     }
     for clip, scene in zip(clips, scenes, strict=True):
         weight, path = metrics.object_weights(clip), metrics.centres(clip)
@@ -80,27 +101,19 @@ def measure(
         named = torch.tensor(world.COLOURS[scene.colour])
         found["sharpness"].append(float(metrics.sharpness(clip).mean()))
         found["flicker"].append(float((clip[1:] - clip[:-1]).abs().mean()))
-        found["motion"].append(float(metrics.heading(path) == scene.motion))
+        found["heading"].append(float(metrics.heading(path) == scene.motion))
         found["jitter"].append(metrics.jitter(path))
         found["change"].append(metrics.appearance_change(clip))
-        found["colour"].append(float((colour - named).square().sum().sqrt()))
+        found["colour_error"].append(float((colour - named).square().sum().sqrt()))
     return {name: np.array(values) for name, values in found.items()}
-
-
-def interval(
-    values: Float[np.ndarray[Any, Any], " b"], draws: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean."""
-    rng = np.random.default_rng(seed)
-    means = rng.choice(values, (draws, len(values))).mean(1)
-    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
 def table(rows: Mapping[str, Mapping[str, float]]) -> str:
     """Rows by name, columns by measure."""
-    columns = list(next(iter(rows.values())))
+    columns = {name: max(12, len(name) + 2) for name in next(iter(rows.values()))}
     wide = max(26, *(len(name) + 1 for name in rows))
-    lines = [" " * wide + "".join(f"{name:>12}" for name in columns)]
+    lines = [" " * wide + "".join(f"{name:>{width}}" for name, width in columns.items())]
     for name, row in rows.items():
-        lines.append(f"{name:<{wide}}" + "".join(f"{row[column]:>12.4g}" for column in columns))
+        cells = (f"{row[column]:>{width}.4g}" for column, width in columns.items())
+        lines.append(f"{name:<{wide}}" + "".join(cells))
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """Clips of arrangements, kept on disk as they are made, and what the judge makes of them."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +19,7 @@ from benchmarks._measure import measure
 from elevator import metrics, world, zoo
 from elevator.zoo.recogniser import WORDS, Recogniser, words
 
-__all__ = ["Interval", "Judge", "Kept", "Rows", "bootstrap", "cut", "difference"]
+__all__ = ["Interval", "Judge", "Kept", "Rows", "bootstrap", "cut", "difference", "jackknife"]
 
 Rows: TypeAlias = dict[str, NDArray[Any]]
 """A value per clip, by measure."""
@@ -42,21 +43,34 @@ class Kept:
         folder: where the clips are.
         models: make the clips.
         seed: of the captions; every caption's noise has a seed of its own.
+        without: scenes that are left out.
     """
 
     folder: Path
     models: Models
     seed: int = 0
+    without: frozenset[world.Scene] = frozenset()
 
     def scenes(self, count: int) -> list[world.Scene]:
-        """Captions no model was trained with, each once."""
+        """Captions no model was trained with, each once.
+
+        Raises:
+            ValueError: there are not so many.
+        """
         return [scene for _, scene in self._numbered(count)]
 
     def _numbered(self, count: int) -> list[tuple[int, world.Scene]]:
         """Scenes, with their place among all drawn ones."""
-        drawn = world.draw(2 * count + 8, seed=self.seed, split="held-out")
+        drawn = world.draw(8 * count + 64, seed=self.seed, split="held-out")
         first = {scene: index for index, scene in reversed([*enumerate(drawn)])}
-        return sorted((index, scene) for scene, index in first.items())[:count]
+        found = sorted(
+            (index, scene) for scene, index in first.items() if scene not in self.without
+        )[:count]
+        if len(found) < count:
+            raise ValueError(
+                f"{count} captions are asked for, but there are {len(found)}; ask for no more"
+            )
+        return found
 
     def make(self, name: str, way: Way, count: int, share: tuple[int, int] = (0, 1)) -> None:
         """Make the clips that are missing; of a share `(i, n)`, each n-th from the i-th on."""
@@ -92,13 +106,12 @@ class Judge:
         """Measures of every clip.
 
         Returns:
-            Those of `measure`, the motion by arithmetic as `heading`; per kind of word 1 where it
-            is read as told (`words` is the mean of texture, colour and shape); `ink` and `mosaic`,
+            Those of `measure`; per kind of word 1 where it is read as told, also of `motion`
+            (`words` is the mean of texture, colour and shape); `ink` and `mosaic`,
             1 where that is the look; `features` of some frames, in standard deviations of crisp
             ones.
         """
         found = {k: np.asarray(v) for k, v in measure(clips, scenes).items()}
-        found["heading"] = found.pop("motion")
         readings = [self.reader(part) for part in clips.split(16)]
         told = [word for reading in readings for word in words(reading)]
         for kind in WORDS:
@@ -121,13 +134,13 @@ class Judge:
         return metrics.kernel_distance(_flat(rows), self._target(None))
 
     def _target(self, look: Callable[[Tensor], Tensor] | None) -> NDArray[np.float64]:
-        if look is None:
-            return (self._crisp - self._mean) / self._spread
         return (self._stills(look) - self._mean) / self._spread
 
     def _stills(self, look: Callable[[Tensor], Tensor] | None) -> NDArray[np.float64]:
         """Features of stills of held-out scenes, each a frame of a clip as others are."""
-        return np.concatenate([*self._batches(look)])
+        if look not in self._seen:
+            self._seen[look] = np.concatenate([*self._batches(look)])
+        return self._seen[look]
 
     def _batches(self, look: Callable[[Tensor], Tensor] | None) -> Iterator[NDArray[np.float64]]:
         scenes = world.draw(self.count, seed=10**6, split="held-out")
@@ -138,16 +151,17 @@ class Judge:
             yield self.reader(shown).features[:, 0].double().numpy()
 
     @cached_property
-    def _crisp(self) -> NDArray[np.float64]:
-        return self._stills(None)
+    def _seen(self) -> dict[Callable[[Tensor], Tensor] | None, NDArray[np.float64]]:
+        """Features of stills by their look, as they come to be needed."""
+        return {}
 
     @property
     def _mean(self) -> NDArray[np.float64]:
-        return np.asarray(self._crisp.mean(0))
+        return np.asarray(self._stills(None).mean(0))
 
     @property
     def _spread(self) -> NDArray[np.float64]:
-        return np.asarray(self._crisp.std(0))
+        return np.asarray(self._stills(None).std(0))
 
 
 def _flat(rows: Rows) -> NDArray[np.float64]:
@@ -175,6 +189,24 @@ def bootstrap(
     drawn = [statistic(rng.integers(count, size=count)) for _ in range(draws)]
     low, high = np.quantile(drawn, (0.025, 0.975))
     return {"low": float(low), "value": statistic(np.arange(count)), "high": float(high)}
+
+
+def jackknife(statistic: Callable[[Any], float], count: int) -> Interval:
+    r"""A statistic of all clips, with its 95 % interval from leaving out each clip in turn.
+
+    For distances between distributions, which grow when clips come twice, as they do in a
+    bootstrap. With $\theta_i$ the statistic without clip i, $\pm 1.96\,
+    [\frac{n-1}{n} \sum_i (\theta_i - \bar\theta)^2]^{1/2}$ (Efron and Stein 1981).
+
+    Args:
+        statistic: of the indices of clips.
+        count: clips there are, two or more.
+    """
+    every = np.arange(count)
+    without = np.array([statistic(np.delete(every, i)) for i in every])
+    value = statistic(every)
+    half = 1.96 * math.sqrt((count - 1) * float(without.var()))
+    return {"low": value - half, "value": value, "high": value + half}
 
 
 def difference(ours: Rows, theirs: Rows, name: str) -> Interval:

@@ -1,4 +1,4 @@
-"""A bridge through pixels costs VideoElevator next to nothing, and no bridge its steadiness.
+"""What a bridge through pixels costs VideoElevator, and what going without one does.
 
 The T2V films in another latent space (`zoo`'s `t2v-turned`, the same network behind a second
 autoencoder); each refinement crosses to it and back. Against the same T2V in the T2I's own space,

@@ -10,6 +10,7 @@ captions and noise of its own.
 import argparse
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from benchmarks._arrangements import (
     MAIN,
     MATCHED,
     OTHERS,
+    PUBLISHED,
     RIVALS,
     Models,
     Way,
@@ -33,7 +35,7 @@ from benchmarks._rows import Judge, Kept, Rows, cut, difference
 from elevator import world
 
 MEANS = ("motion", "heading", "colour", "shape", "texture", "jitter", "change", "sharpness")
-COMPARED = ("motion", "words", "jitter", "change", "sharpness")
+COMPARED = ("motion", "heading", "words", "jitter", "change", "sharpness")
 
 
 class Group(NamedTuple):
@@ -42,7 +44,7 @@ class Group(NamedTuple):
     Attributes:
         ways: what is made.
         share: of the captions, part that is tried; clips take seconds each.
-        beside: rows of `main` that are shown with them, over the same captions.
+        beside: arrangements of groups before that are shown with them, over the same captions.
         less: what is subtracted from them, caption by caption.
         own: captions and noise that no other group has.
     """
@@ -56,15 +58,33 @@ class Group(NamedTuple):
 
 GROUPS: Mapping[str, Group] = {
     "main": Group(MAIN, beside=()),
-    "matched": Group(MATCHED, 1 / 4),
-    "inverted": Group(INVERSIONS, 1 / 8),
-    "rivals": Group(RIVALS, 1 / 8),
+    "matched": Group(MATCHED, 1 / 8),
+    "inverted": Group(INVERSIONS, 1 / 4),
+    "rivals": Group(RIVALS, 1 / 4),
     "removed": Group(ABLATIONS, 1 / 16),
-    "other models": Group(OTHERS, 3 / 32),
-    "curve": Group(CURVE, 1 / 16, beside=(), own=True),
+    "removed, inverted": Group(
+        PUBLISHED,
+        1 / 8,
+        beside=("truth", "T2V", "VideoElevator, inverted"),
+        less="VideoElevator, inverted",
+    ),
+    "other models": Group(OTHERS, 1 / 4),
+    "curve": Group(CURVE, 1 / 32, beside=(), own=True),
 }
-FEWEST = 32
-"""Captions of which every group has two."""
+FEWEST = 64
+"""Captions of which every group has two of its own."""
+MARKS = {
+    "VideoElevator": "*",
+    "refined": "o",
+    "T2V steps": "v",
+    "T2I": "s",
+    "shared": "x",
+    "detail": "D",
+    "averaged": "^",
+    "image": "p",
+    "unsharp": "h",
+}
+"""How points of the curve are drawn, by words in their names."""
 STYLES = {"ink": world.ink, "mosaic": world.mosaic}
 
 
@@ -81,10 +101,11 @@ def main() -> None:
 
 def _run(options: argparse.Namespace, models: Models) -> None:
     counts = {name: _count(options, group) for name, group in GROUPS.items()}
-    keepers = {
-        name: Kept(options.kept, models, options.seed + (1000 if group.own else 0))
-        for name, group in GROUPS.items()
-    }
+    common = Kept(options.kept, models, options.seed)
+    own = replace(
+        common, seed=options.seed + 1000, without=frozenset(common.scenes(options.prompts))
+    )
+    keepers = {name: own if group.own else common for name, group in GROUPS.items()}
     for group in options.groups:
         for name, way in GROUPS[group].ways.items():
             keepers[group].make(name, way, counts[group], options.make or (0, 1))
@@ -101,26 +122,28 @@ def _run(options: argparse.Namespace, models: Models) -> None:
         }
         for group in options.groups
     }
+    everything: dict[str, Rows] = {}
     tables, differences = {}, {}
     for group, shown in rows.items():
-        of_main = {n: cut(rows["main"][n], slice(counts[group])) for n in GROUPS[group].beside}
-        tables[group] = {name: _summary(judge, row) for name, row in (of_main | shown).items()}
+        beside = {n: cut(everything[n], slice(counts[group])) for n in GROUPS[group].beside}
+        tables[group] = {name: _summary(judge, row) for name, row in (beside | shown).items()}
         print(f"\n{group}: {counts[group]} captions\n{table(tables[group])}")
-        base = (of_main | shown)[GROUPS[group].less]
+        base = (beside | shown)[GROUPS[group].less]
         differences[group] = {
             name: {column: difference(row, base, column) for column in COMPARED}
             for name, row in shown.items()
             if name != GROUPS[group].less
         }
+        if not GROUPS[group].own:
+            everything |= shown
     styles = _style_distances(judge, rows)
     print(f"\nFréchet distance to stills in a style\n{table(styles)}")
-    everything = {n: r for group in rows if not GROUPS[group].own for n, r in rows[group].items()}
     judged = list(claims(everything, judge))
     print("\nclaims, with 95 % intervals over captions")
     print("\n".join(map(told, judged)))
     if options.tiny:
-        return
-    _draw(tables["curve"])
+        return _draw(tables["curve"], options.kept / "curve.png")
+    _draw(tables["curve"], RESULTS / "curve.png")
     save(
         "quality_videoelevator",
         tables,
@@ -137,7 +160,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tiny", action="store_true", help="a run of seconds, for CI")
     parser.add_argument(
-        "--prompts", type=int, default=128, help=f"how many captions ({FEWEST} or more)"
+        "--prompts", type=int, default=256, help=f"how many captions ({FEWEST} or more)"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kept", type=Path, default=Path(".kept"), help="folder for clips")
@@ -151,7 +174,9 @@ def _arguments() -> argparse.Namespace:
     if options.tiny:
         options.prompts = 2
     elif options.prompts < FEWEST:
-        parser.error(f"--prompts {options.prompts} leaves some arrangements less than two captions")
+        parser.error(
+            f"--prompts {options.prompts} is too few to compare parts; give {FEWEST} or more"
+        )
     return options
 
 
@@ -182,32 +207,25 @@ def _style_distances(
     }
 
 
-def _draw(rows: Mapping[str, Mapping[str, float]]) -> None:
-    """Detail against steadiness, every arrangement a point: `results/curve.png`."""
+def _draw(rows: Mapping[str, Mapping[str, float]], file: Path) -> None:
+    """Detail against steadiness, every arrangement a numbered point."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 5), layout="constrained")
+    figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
-    marks = {
-        "refined": "o",
-        "T2I": "s",
-        "shared": "x",
-        "detail": "D",
-        "averaged": "^",
-        "Video": "*",
-    }
-    for kind, mark in marks.items():
-        shown = {name: row for name, row in rows.items() if kind in name}
-        steady, detail = ([row[k] for row in shown.values()] for k in ("change", "sharpness"))
-        axes.plot(steady, detail, mark, markersize=14 if kind == "Video" else 6)
-    for name, row in rows.items():
-        if name in ("truth", "T2V"):
-            axes.plot(row["change"], row["sharpness"], "+", color="grey")
+    for number, (name, row) in enumerate(rows.items()):
         at = (row["change"], row["sharpness"])
-        axes.annotate(name, at, xytext=(5, 4), textcoords="offset points", fontsize=8)
-    axes.set(xlabel="change along the object's way (less is steadier)", ylabel="sharpness")
-    axes.margins(0.15)
-    figure.savefig(RESULTS / "curve.png", dpi=110)
+        mark = next((mark for kind, mark in MARKS.items() if kind in name), "+")
+        size = 14 if name == "VideoElevator" else 6
+        axes.plot(*at, mark, markersize=size, label=f"{number}  {name}")
+        axes.annotate(str(number), at, xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axes.axhline(rows["truth"]["sharpness"], color="grey", linewidth=0.5)
+    axes.set(
+        xlabel="change along the object's way (less is steadier)",
+        ylabel="sharpness (line: the truth's)",
+    )
+    figure.legend(loc="outside right upper", fontsize=8)
+    figure.savefig(file, dpi=110)
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def _known(
             "known error": float(error[list(ENDS)].mean().sqrt()),
             "other error": float(error[1:-1].mean().sqrt()),
             "seam": float(change[list(ENDS)].mean() / change[1:-1].mean()),
-            "motion": float(measure(got, scenes)["motion"].mean()),
+            "heading": float(measure(got, scenes)["heading"].mean()),
         }
     return rows
 

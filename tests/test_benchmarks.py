@@ -12,9 +12,11 @@ import torch
 
 from benchmarks import _arrangements
 from benchmarks._arrangements import Models, composed, elevated, painted, way
+from benchmarks._claims import PARTS, claims
 from benchmarks._kept import share
 from benchmarks._measure import table
-from benchmarks._rows import Kept, bootstrap, cut, difference
+from benchmarks._rows import Judge, Kept, Rows, bootstrap, cut, difference, jackknife
+from benchmarks.quality_videoelevator import GROUPS
 from elevator import world
 from elevator.recipes import Preset
 from elevator.zoo.sampling import NUMBERS, STYLED
@@ -73,6 +75,17 @@ def test_captions_are_held_out_and_none_comes_twice() -> None:
     assert Kept(Path("nowhere"), Models()).scenes(40) == scenes[:40]
 
 
+def test_captions_that_are_left_out_do_not_come_and_too_many_are_refused() -> None:
+    kept = Kept(Path("nowhere"), Models())
+    judged = kept.scenes(256)
+    others = replace(kept, seed=1000, without=frozenset(judged)).scenes(8)
+    assert len(set(others)) == 8
+    assert not set(others) & set(judged)
+    assert set(Kept(Path("nowhere"), Models(), seed=1000).scenes(8)) & set(judged)
+    with pytest.raises(ValueError, match="600 captions are asked for, but there are 545"):
+        kept.scenes(600)
+
+
 @pytest.mark.parametrize("text", ["1", "2/2", "0/0", "a/b", "-1/2"])
 def test_what_is_no_share_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is not I/N with 0 <= I < N"):
@@ -89,6 +102,21 @@ def test_intervals_hold_the_value_and_shrink_with_the_number_of_clips() -> None:
         return found["high"] - found["low"]
 
     assert width(400) == pytest.approx(width(100) / 2, rel=0.25)
+
+
+def test_leaving_out_clips_in_turn_gives_the_interval_of_a_mean_and_spares_distances() -> None:
+    values = np.random.default_rng(0).normal(3, 1, 400)
+    drawn = bootstrap(lambda chosen: float(values[chosen].mean()), 400)
+    left_out = jackknife(lambda chosen: float(values[chosen].mean()), 400)
+    for end in ("low", "value", "high"):
+        assert left_out[end] == pytest.approx(drawn[end], abs=0.01)
+
+    def twice(chosen: np.ndarray[tuple[int], np.dtype[np.int64]]) -> float:
+        """A statistic that clips which come twice make larger, as they make a distance."""
+        return len(chosen) / len(set(chosen))
+
+    assert bootstrap(twice, 40)["low"] > 1.2
+    assert jackknife(twice, 40) == {"low": 1, "value": 1, "high": 1}
 
 
 def test_differences_are_paired_over_what_both_have() -> None:
@@ -129,5 +157,58 @@ def test_the_t2i_alone_gets_as_many_calls_or_the_steps_it_is_told(
 
 
 def test_columns_stay_in_line_however_long_the_names() -> None:
-    lines = table({"a": {"x": 1.0}, "a name that is longer than any other": {"x": 2.0}}).split("\n")
+    rows = {"a": 1.0, "a name that is longer than any other": 2.0}
+    lines = table({name: {"x": x, "a long column's": x} for name, x in rows.items()}).split("\n")
     assert len({len(line) for line in lines}) == 1
+    assert "x  a long column's" in lines[0]
+
+
+class _Near(Judge):
+    """Distances are the features' mean."""
+
+    def distance(self, rows: Rows, look: object = None) -> float:
+        return float(rows["features"].mean())
+
+
+LESS_IS_BETTER = ("jitter", "change", "features")
+
+
+def _rows(better: float) -> dict[str, Rows]:
+    """Rows in which VideoElevator is better by so much, in all measures, parts of it by less."""
+    ours = [name for name in ARRANGED if "VideoElevator" in name]
+    bases = {name for name, *_ in PARTS}
+    ranks = {name: 2 if name in bases or name in ours else 0 for name in ARRANGED}
+    noise = 0.01 * np.random.default_rng(0).normal(size=(len(ARRANGED), 16))
+    rows: dict[str, Rows] = {}
+    for row, name in zip(noise, ARRANGED, strict=True):
+        up, down = 0.92 + row + better * ranks[name], 1 + row - better * ranks[name]
+        rows[name] = dict.fromkeys(COLUMNS, up) | dict.fromkeys(LESS_IS_BETTER, down)
+    rows["truth"] |= dict.fromkeys(LESS_IS_BETTER, np.full(16, 0.1))
+    return rows
+
+
+ARRANGED = tuple(name for group in GROUPS.values() if not group.own for name in group.ways)
+COLUMNS = (
+    *("motion", "heading", "words", "colour", "shape", "texture", "ink", "mosaic"),
+    *("sharpness", *LESS_IS_BETTER),
+)
+
+
+def test_claims_have_verdicts_that_turn_with_the_numbers() -> None:
+    up, down = ([*claims(_rows(better), _Near())] for better in (0.2, -0.2))
+    assert len(up) == len({claim.sentence for claim in up})
+    assert [claim.sentence for claim in up if not claim.holds] == [
+        f"{name}: sharpness, part of the truth's"
+        for name in ("VideoElevator", "VideoElevator, inverted")
+    ]
+    assert [claim.sentence for claim in down if claim.holds] == ["T2V moves as told"]
+    even = {claim.sentence: claim.holds for claim in claims(_rows(0.0), _Near())}
+    assert even["VideoElevator: sharpness, part of the truth's"]
+    assert even["VideoElevator: jitter, part of the T2V's"]
+    assert even["VideoElevator keeps the T2V's motion, by arithmetic"]
+    assert not even["motion against T2I frame by frame"]
+    assert not even["VideoElevator nearer to crisp stills than the T2V"]
+
+
+def test_every_claim_is_one_of_what_is_made() -> None:
+    assert {name for pair in PARTS for name in pair[:2]} <= {*ARRANGED}

@@ -587,11 +587,12 @@ def test_zoo_train_calls_the_recipe(
         return Path("zoo/t2i")
 
     monkeypatch.setattr(train, "train", fake)
-    assert main(["zoo", "train", "t2i", "--steps", "3", "--out", "x", "--no-resume"]) == 0
-    assert seen == [(("t2i", 3, "x", None), {"resume": False})]
+    asked = ["--steps", "3", "--out", "x", "--seed", "5", "--no-resume"]
+    assert main(["zoo", "train", "t2i", *asked]) == 0
+    assert seen == [(("t2i", 3, "x", None), {"resume": False, "seed": 5})]
     for name in ("vae", "recogniser", *train.RECIPES):
         assert main(["zoo", "train", name]) == 0
-        assert seen[-1] == ((name, None, None, None), {"resume": True})
+        assert seen[-1] == ((name, None, None, None), {"resume": True, "seed": 0})
     assert main(["zoo", "train", "sora"]) == 2
     told = capsys.readouterr().err
     assert (

@@ -128,6 +128,7 @@ def _parser() -> _Parser:
     train.add_argument("--steps", type=count, help="steps in all (default: as committed)")
     train.add_argument("--out", metavar="DIR", help="checkpoints and results (default: ./zoo)")
     train.add_argument("--device", help="cuda, cpu, ... (default: cuda if there is one)")
+    train.add_argument("--seed", type=seed, default=0, help="of weights, data and noise")
     train.add_argument("--no-resume", action="store_true", help="ignore an existing checkpoint")
     report = actions.add_parser("report", help="sample, measure and write a page that shows it")
     report.add_argument(

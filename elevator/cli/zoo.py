@@ -50,7 +50,14 @@ def _train(given: argparse.Namespace) -> None:
     if given.device is not None:
         require_device(given.device)
     try:
-        folder = train(given.name, given.steps, given.out, given.device, resume=not given.no_resume)
+        folder = train(
+            given.name,
+            given.steps,
+            given.out,
+            given.device,
+            resume=not given.no_resume,
+            seed=given.seed,
+        )
     except KeyboardInterrupt:
         print("elevator: the same command goes on from the last checkpoint", file=sys.stderr)
         raise

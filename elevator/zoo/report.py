@@ -53,7 +53,7 @@ class Row(NamedTuple):
 
 
 class Point(NamedTuple):
-    """One arrangement: frame-forwards per frame, and means over the captions."""
+    """One arrangement: the U-Nets' frame-forwards per frame, and means over the captions."""
 
     label: str
     cost: float
@@ -141,6 +141,7 @@ def write(
         styled=html.escape(str(in_style(numbers))),
         seed=seed,
         measured=min(MEASURED, prompts),
+        averages=_averages(plain, numbers),
         table="\n".join(map(_line, points)),
         spectrum=_spectrum_plot(spectrum),
         cost=_cost_plot(points),
@@ -182,7 +183,9 @@ def _points(
                 elevate(pipe, text, seed + i, numbers=own, **changes)
                 for i, text in enumerate(captions)
             ]
-            cost = pipe.plan(captions[0], preset=own, **changes).frame_forwards()
+            # The U-Nets' work alone; averages cost frames of the autoencoder besides.
+            counted = replace(own, steady=())
+            cost = pipe.plan(captions[0], preset=counted, **changes).frame_forwards()
             yield _point(label, cost / numbers.frames, torch.stack(clips), judge, scenes)
 
 
@@ -214,16 +217,26 @@ def _point(
     )
 
 
+def _averages(pipe: VideoElevatorPipeline, numbers: Preset) -> str:
+    """Frames through the autoencoder for averages along the motion, over those of a clip."""
+    with_them, without = (
+        pipe.plan("", preset=own).frame_forwards() for own in (numbers, replace(numbers, steady=()))
+    )
+    return f"{(with_them - without) / numbers.frames:g}"
+
+
 # --- the page -------------------------------------------------------------------------------------
 
 
 def _row(row: Row) -> str:
-    cells = "".join(f"<td>{_moving(clip)}</td>" for clip in row.clips.values())
+    cells = "".join(
+        f"<td>{_moving(clip, f'{label}: {row.caption}')}</td>" for label, clip in row.clips.items()
+    )
     return f"<tr><th>{html.escape(row.caption)}</th>{cells}</tr>"
 
 
-def _moving(clip: Float[Tensor, "f c h w"]) -> str:
-    """A clip as an image that moves, inside the page."""
+def _moving(clip: Float[Tensor, "f c h w"], told: str) -> str:
+    """A clip as an image that moves, inside the page; `told` to those who do not see it."""
     frames = (clip.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
     first, *others = (Image.fromarray(frame) for frame in frames)
     file = io.BytesIO()
@@ -232,7 +245,8 @@ def _moving(clip: Float[Tensor, "f c h w"]) -> str:
     )
     data = base64.b64encode(file.getvalue()).decode()
     height, width = (SCALE * side for side in clip.shape[-2:])
-    return f'<img width="{width}" height="{height}" alt="" src="data:image/webp;base64,{data}">'
+    size = f'width="{width}" height="{height}"'
+    return f'<img {size} alt="{html.escape(told)}" src="data:image/webp;base64,{data}">'
 
 
 def _line(point: Point) -> str:
@@ -317,7 +331,9 @@ $spectrum
 <h2>Quality against cost</h2>
 <p>More refinements cost network calls. Refined frames are noised anew, with noise that all share,
 and averaged along their motion, or they are inverted as published, or <em>inverted fast</em>, in
-strides of three and without the correction.
+strides of three and without the correction, all at the same points. Cost counts frames through both
+U-Nets, guidance twice, over the frames of a clip; where frames are averaged, $averages of the
+autoencoder come to it.
 Means over $measured captions: sharpness is the mean absolute Laplacian, change the
 mean difference of neighbouring frames along the object's way, words the share of textures, colours
 and shapes that the recogniser reads as told, motion that of motions. Numbers beside the points

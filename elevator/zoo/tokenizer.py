@@ -20,7 +20,8 @@ _WORD_END = "</w>"
 def write(folder: Path) -> None:
     """Write the files that `CLIPTokenizer.from_pretrained` reads.
 
-    Every word of a caption becomes one token; other words fall apart into pieces and bytes.
+    Every word of a caption of one thing that moves straight becomes one token; other words, those
+    of other motions among them, fall apart into pieces and bytes.
     """
     words = sorted({word for scene in world.scenes() for word in scene.caption().split()})
     merges = _merges(words)

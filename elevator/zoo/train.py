@@ -62,7 +62,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "t2i-late": Recipe(5000, 16, Rates(1.2e-3), "t2i-middle", seed=2, lean=0.7),
         "t2i-last": Recipe(5000, 16, Rates(1.2e-3), "t2i-late", seed=3, lean=0.7),
         "t2i": Recipe(1500, 16, Rates(8e-4, average=0.99, clip=5.0), "t2i-last", seed=4),
-        "t2v-start": Recipe(900, 16, Rates(1e-3), "t2i", shards=2),
+        "t2v-start": Recipe(900, 16, Rates(1e-3), "t2i-early", shards=2),
         "t2v-early": Recipe(1400, 4, Rates(1.2e-3), "t2v-start", shards=2),
         "t2v": Recipe(3600, 4, Rates(1.2e-3), "t2v-early", shards=2),
         "t2v-mild": Recipe(600, 4, Rates(1e-3, average=0.99), "t2v"),

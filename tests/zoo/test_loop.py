@@ -116,7 +116,7 @@ def test_processes_share_out_the_losses_of_a_step(tmp_path: Path) -> None:
     assert not torch.equal(alone["weight"], run(tmp_path / "one")["weight"])
 
 
-def test_training_learns() -> None:
+def test_rates_rise_and_fall() -> None:
     rates = Rates(1.0, warm=0.1)
     assert rates.at(0, 100) == pytest.approx(0.1)
     assert rates.at(9, 100) == pytest.approx(1.0)
