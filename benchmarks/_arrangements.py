@@ -32,6 +32,7 @@ __all__ = [
     "MATCHED",
     "OTHERS",
     "PUBLISHED",
+    "RESTYLED",
     "RIVALS",
     "Models",
     "Way",
@@ -297,12 +298,20 @@ OTHERS: Mapping[str, Way] = MappingProxyType(
         "truth in ink": way(drawn, look=world.ink),
         "ink T2I frame by frame": way(painted, t2i="t2i-ink", numbers=STYLED),
         "VideoElevator in ink": way(elevated, t2i="t2i-ink", numbers=STYLED),
-        "VideoElevator in ink, colours not kept": way(
-            elevated, t2i="t2i-ink", numbers=replace(STYLED, keep_colours=False)
-        ),
         "truth in mosaic": way(drawn, look=world.mosaic),
         "mosaic T2I frame by frame": way(painted, t2i="t2i-mosaic", numbers=STYLED),
         "VideoElevator in mosaic": way(elevated, t2i="t2i-mosaic", numbers=STYLED),
+    }
+)
+"""Other models: the T2V that learnt from milder degradation, and the personalised T2Is."""
+RESTYLED: Mapping[str, Way] = MappingProxyType(
+    {
+        "VideoElevator in ink, colours not kept": way(
+            elevated, t2i="t2i-ink", numbers=replace(STYLED, keep_colours=False)
+        ),
+        "VideoElevator in ink, refined as world": way(
+            elevated, t2i="t2i-ink", numbers=replace(STYLED, refine=NUMBERS.refine)
+        ),
         "VideoElevator in mosaic, colours not kept": way(
             elevated, t2i="t2i-mosaic", numbers=replace(STYLED, keep_colours=False)
         ),
@@ -311,7 +320,7 @@ OTHERS: Mapping[str, Way] = MappingProxyType(
         ),
     }
 )
-"""Other models: the T2V that learnt from milder degradation, and the personalised T2Is."""
+"""Personalised T2Is with one number changed."""
 CURVE: Mapping[str, Way] = MappingProxyType(
     {
         "truth": way(drawn),

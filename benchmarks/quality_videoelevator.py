@@ -24,6 +24,7 @@ from benchmarks._arrangements import (
     MATCHED,
     OTHERS,
     PUBLISHED,
+    RESTYLED,
     RIVALS,
     Models,
     Way,
@@ -69,6 +70,12 @@ GROUPS: Mapping[str, Group] = {
         less="VideoElevator, inverted",
     ),
     "other models": Group(OTHERS, 1 / 4),
+    "restyled": Group(
+        RESTYLED,
+        1 / 16,
+        beside=("T2V", "VideoElevator in ink", "VideoElevator in mosaic"),
+        less="T2V",
+    ),
     "curve": Group(CURVE, 1 / 32, beside=(), own=True),
 }
 FEWEST = 64
