@@ -65,7 +65,7 @@ GROUPS: Mapping[str, Group] = {
     "removed": Group(ABLATIONS, 1 / 16),
     "removed, inverted": Group(
         PUBLISHED,
-        1 / 16,
+        1 / 8,
         beside=("truth", "T2V", "VideoElevator, inverted"),
         less="VideoElevator, inverted",
     ),

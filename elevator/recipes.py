@@ -126,16 +126,14 @@ PRESETS: dict[str, Preset] = {
     "lavie": Preset(16, 50, (45, 35, 30, 25, 20, 15), 8, 0.5, 1.0, 1.0, 7.5, 7.5),
     "animatelcm": Preset(16, 30, (26, 21, 15, 9), 6, 0.6, 1.0, 0.5, 7.5, 2.0),
     "world": _WORLD,
-    "world-styled": replace(
-        _WORLD, refine=(24, 22, 20, 17, 14), guidance=4.0, keep_colours=True, steady=()
-    ),
+    "world-styled": replace(_WORLD, guidance=4.0, keep_colours=True, steady=()),
     "world-inverted": replace(_WORLD, refine=(22, 17, 12), fresh_noise=None, steady=()),
 }
 """VideoElevator's published settings, by the T2V they were made for (its example scripts), and
 three for the built-in models. `world` paints on from noise that all frames share, takes of the T2V
-what is coarse, and averages frames along their motion; `world-styled` refines more often, since a
-personalised T2I holds on to its own idea of where things are, keeps its colours, minds the prompt
-more, and does not average; `world-inverted` inverts as published.
+what is coarse, and averages frames along their motion; `world-styled` keeps the colours of a
+personalised T2I, minds the prompt more, and does not average, which makes coarse styles lose their
+motion; `world-inverted` inverts as published.
 `benchmarks/quality_videoelevator.py` compares them."""
 
 

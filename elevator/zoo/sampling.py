@@ -114,7 +114,6 @@ def in_style(numbers: Preset) -> Preset:
     """The numbers as they are for a personalised T2I."""
     return replace(
         numbers,
-        refine=STYLED.refine_at(numbers.steps),
         guidance=STYLED.guidance,
         keep_colours=STYLED.keep_colours,
         steady=STYLED.steady,
