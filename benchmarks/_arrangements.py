@@ -309,8 +309,8 @@ RESTYLED: Mapping[str, Way] = MappingProxyType(
         "VideoElevator in ink, colours not kept": way(
             elevated, t2i="t2i-ink", numbers=replace(STYLED, keep_colours=False)
         ),
-        "VideoElevator in ink, refined as world": way(
-            elevated, t2i="t2i-ink", numbers=replace(STYLED, refine=NUMBERS.refine)
+        "VideoElevator in ink, refined five times": way(
+            elevated, t2i="t2i-ink", numbers=replace(STYLED, refine=(24, 22, 20, 17, 14))
         ),
         "VideoElevator in mosaic, colours not kept": way(
             elevated, t2i="t2i-mosaic", numbers=replace(STYLED, keep_colours=False)

@@ -65,14 +65,14 @@ GROUPS: Mapping[str, Group] = {
     "removed": Group(ABLATIONS, 1 / 16),
     "removed, inverted": Group(
         PUBLISHED,
-        1 / 8,
+        1 / 16,
         beside=("truth", "T2V", "VideoElevator, inverted"),
         less="VideoElevator, inverted",
     ),
     "other models": Group(OTHERS, 1 / 4),
     "restyled": Group(
         RESTYLED,
-        1 / 16,
+        1 / 8,
         beside=("T2V", "VideoElevator in ink", "VideoElevator in mosaic"),
         less="T2V",
     ),

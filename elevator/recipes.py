@@ -132,8 +132,8 @@ PRESETS: dict[str, Preset] = {
 """VideoElevator's published settings, by the T2V they were made for (its example scripts), and
 three for the built-in models. `world` paints on from noise that all frames share, takes of the T2V
 what is coarse, and averages frames along their motion; `world-styled` keeps the colours of a
-personalised T2I, minds the prompt more, and does not average, which makes coarse styles lose their
-motion; `world-inverted` inverts as published.
+personalised T2I, minds the prompt more, and does not average; `world-inverted` inverts as
+published.
 `benchmarks/quality_videoelevator.py` compares them."""
 
 
