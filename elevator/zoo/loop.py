@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -185,16 +185,18 @@ def fit(
     optimizer = torch.optim.AdamW(trained, lr=rates.peak, betas=(0.9, 0.99), weight_decay=0.01)
     average = {key: value.detach().clone() for key, value in state.items()}
     start, mean = 0, math.nan
+    settings = {"steps": steps, "seed": seed, "shards": shards, **asdict(rates)}
     if resume and checkpoint.exists():
         saved = torch.load(
             checkpoint, map_location=next(iter(state.values())).device, weights_only=True
         )
-        if saved["steps"] != steps or saved["seed"] != seed:
+        if saved["settings"] != settings:
+            other = (f"{k}={v}" for k, v in saved["settings"].items() if v != settings[k])
+            asked = (f"{k}={v}" for k, v in settings.items() if v != saved["settings"][k])
             raise CheckError(
                 [
-                    f"{checkpoint} is a training of {saved['steps']} steps with seed "
-                    f"{saved['seed']}, asked were {steps} steps with seed {seed}; ask for the "
-                    "same, or train anew with resume=False"
+                    f"{checkpoint} is a training with {', '.join(other)}, asked was one with "
+                    f"{', '.join(asked)}; ask for the same, or train anew with resume=False"
                 ]
             )
         task.weights.load_state_dict(saved["weights"])
@@ -203,7 +205,7 @@ def fit(
 
     def save(done: int) -> None:
         aside = checkpoint.with_suffix(".part")
-        content = {"step": done, "steps": steps, "seed": seed, "mean": mean, "average": average}
+        content = {"step": done, "settings": settings, "mean": mean, "average": average}
         content |= {"weights": task.weights.state_dict(), "optimizer": optimizer.state_dict()}
         torch.save(content, aside)
         os.replace(aside, checkpoint)

@@ -74,8 +74,10 @@ def test_finished_training_is_not_repeated(tmp_path: Path) -> None:
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
     run(tmp_path)
-    with pytest.raises(ValueError, match="30 steps with seed 0, asked were 30 steps with seed 1"):
+    with pytest.raises(ValueError, match="a training with seed=0, asked was one with seed=1; ask"):
         run(tmp_path, seed=1)
+    with pytest.raises(ValueError, match="with shards=1, asked was one with shards=2"):
+        run(tmp_path, shards=2)
 
 
 def test_a_training_that_goes_astray_stops_with_its_last_good_weights(tmp_path: Path) -> None:
